@@ -278,6 +278,26 @@ TEST_CASE("processes without --out use the folder that rank 0 chooses", "[comm]"
     for (const Said& said : taken) CHECK(said.code != 0);
 }
 
+TEST_CASE("a run is not resumed from a checkpoint after which another process has saved one", "[comm]") {
+    const Scratch s;
+    const std::string run = s / "run";
+    for (const int step : {10, 20}) {
+        fs::create_directories(checkpoint_path(run, step));
+        std::ofstream(checkpoint_path(run, step) + "/COMPLETE");
+    }
+    const auto resumed_at = [&](int step) {
+        return together(1, [&](const Ranks& r) {
+            Options o;
+            o.resume = true, o.out = run;
+            Comm comm(r, 7, 60);
+            const FolderLock lock = choose_folder(o, comm, checkpoint_path(run, step));
+            return std::string("goes on");
+        })[0];
+    };
+    CHECK(resumed_at(20).text == "goes on");
+    CHECK(resumed_at(10).text.find("another process has just saved a checkpoint here") != std::string::npos);
+}
+
 TEST_CASE("a process with other weights ends all, and so does one that dies", "[comm]") {
     const auto differ = together(3, [](const Ranks& r) -> std::string {
         Comm comm(r, 7, 60);

@@ -20,7 +20,7 @@ enum class Kind {
     StreamRace,     // between operations of unordered streams
     EarlyRace,      // between kernels of which the second begins early: programmatic dependent launch
     BarrierDivergence,
-    AbsentLane,       // a lane of the member mask, or for mma and the like of the warp, never comes
+    AbsentLane,       // a lane for which others wait never comes: of a member mask, or for mma of the warp
     AsyncCopyRace,    // the data of a cp.async is touched before its wait
     ProxyFence,       // the async proxy reads what was written with no fence.proxy.async
     Transaction,      // an mbarrier gets more bytes than expect_tx announced

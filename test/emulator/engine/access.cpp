@@ -9,10 +9,10 @@ namespace emu {
 namespace {
 
 const char* verb(Touch t) {
-    return t == Touch::Atomic      ? "atomic operation on"
-           : t == Touch::AsyncCopy ? "cp.async of"
-           : writes(t)             ? "write of"
-                                   : "read of";
+    return t == Touch::Atomic || t == Touch::Reduce ? "atomic operation on"
+           : t == Touch::AsyncCopy                  ? "cp.async of"
+           : writes(t)                              ? "write of"
+                                                    : "read of";
 }
 
 void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_t address, uint32_t size, Touch touch,

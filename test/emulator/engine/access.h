@@ -30,9 +30,11 @@ struct Reach {
 
 // The kind of an access, which decides how the checker treats it.
 // BulkLoad: a bulk copy takes bytes from global memory, where unwritten ones may be among them.
-enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore, BulkLoad };
+// Reduce: the reduction of a bulk copy, which is atomic, but tells its thread nothing of what others did.
+enum class Touch : uint8_t { Load, Store, Atomic, Reduce, AsyncCopy, VolatileLoad, VolatileStore, BulkLoad };
 inline bool writes(Touch t) {
-    return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
+    return t == Touch::Store || t == Touch::Atomic || t == Touch::Reduce || t == Touch::AsyncCopy ||
+           t == Touch::VolatileStore;
 }
 
 // Returns the block of the cluster to which an address of shared memory belongs, and takes the block's rank out of the

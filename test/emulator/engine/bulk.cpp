@@ -122,7 +122,7 @@ void write_global(BulkCopy& c) {
     const std::byte* from = c.data.data();
     for (const auto& p : c.pieces) {
         if (std::byte* to =
-                reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, c.reduce ? Touch::Atomic : Touch::Store)) {
+                reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, c.reduce ? Touch::Reduce : Touch::Store)) {
             if (c.reduce) c.reduce(to, from, p.bytes);
             else std::memcpy(to, from, p.bytes);
         }

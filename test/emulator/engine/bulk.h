@@ -17,7 +17,7 @@ struct TensorMap {
     uint8_t rank, element;  // the number of dimensions, and the bytes of an element
     uint8_t swizzle;        // 0, 1, 3, 7: none, 32, 64 and 128 bytes
     uint8_t fill;           // the byte that stands outside of the tensor
-    ptx::Type type;         // of an element; none: one that the reductions of bulk copies lack
+    ptx::Type type;         // of an element
     static constexpr uint64_t kMagic = 0x70616d726f736e74;
 };
 

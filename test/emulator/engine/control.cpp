@@ -307,7 +307,6 @@ uint32_t registers_at_start(const Launch& l) {
 // setmaxnreg takes registers from a thread, or gives it some that others have given up, for which it waits. imm: their
 // number, imm2: inc.
 const Instr* set_registers(Warp& w, const Instr* i) {
-    if (!gather_warp(w, i)) return kStop;
     Block& b            = *w.block;
     const auto wanted   = uint32_t(i->imm);
     const uint32_t have = w.registers ? w.registers : registers_at_start(*b.launch);

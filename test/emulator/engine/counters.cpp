@@ -194,7 +194,7 @@ void count_global(Warp& w, uint32_t size, Touch touch, const Reach& r) {
     c.global_requests++;
     c.global_bytes += uint64_t(size) * uint64_t(__builtin_popcount(r.mask));
     c.global_sectors += sectors_of(r, size, sectors);
-    if (touch == Touch::Atomic) c.atomics += uint64_t(__builtin_popcount(r.mask));
+    if (touch == Touch::Atomic || touch == Touch::Reduce) c.atomics += uint64_t(__builtin_popcount(r.mask));
     const std::lock_guard hold(lock);
     for (uint64_t s : sectors) l2().touch(s, writes(touch), c);
 }

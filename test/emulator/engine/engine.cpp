@@ -141,6 +141,18 @@ bool gather(Warp& w, const Instr* i, uint32_t members) {
     return false;
 }
 
+bool gather_warp(Warp& w, const Instr* i) {
+    if (w.mask == kAll) [[likely]] {
+        w.forced = 0;
+        return true;
+    }
+    if (!gather(w, i, w.started)) return false;
+    if (const uint32_t ended = w.started & ~w.live; ended && options().check != Check::Off)
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(ended),
+                          "this lane has ended, and the instruction needs all lanes of the warp"));
+    return true;
+}
+
 const Instr* give_way(Warp& w, const Instr* next) {
     w.polls                = kPollLimit + 1;
     w.groups[w.current].pc = next;
@@ -171,6 +183,8 @@ void leave_lanes(Warp& w) {
     w.live &= ~w.mask;
     w.block->live -= uint32_t(__builtin_popcount(w.mask));
     for (int id = 0; id < 16; id++) count_warp(w, id);
+    for (Group& other : w.groups)  // nobody waits for lanes that have ended
+        if (other.state == State::Sync && !(other.members & w.live & ~other.mask)) other.state = State::Ready;
     g.mask &= ~w.mask;
     if (g.mask) return;
     g.state = State::Exited;
@@ -321,15 +335,26 @@ bool run_warp(Warp& w, int64_t& budget) {
     return false;
 }
 
+// Says where a lane waits that others wait for.
+std::string absence_text(const Warp& w, int lane) {
+    for (const Group& g : w.groups)
+        if (g.mask >> lane & 1) {
+            const bool barrier = g.state == State::Barrier;
+            return "other lanes wait here for this lane, which waits " +
+                   std::string(barrier ? "at a barrier" : "for others") + " at " +
+                   place_of(*g.frame->function, barrier ? g.pc - 1 : g.pc);
+        }
+    return "other lanes wait here for this lane, which never comes";
+}
+
 // Called when no warp of the cluster can go on. If lanes wait for others that never come, it reports one group of them
 // and lets it go on.
 bool resolve_stall(Cluster& c) {
     for (Warp* w : c.warps)
         for (Group& g : w->groups)
             if (g.state == State::Sync) {
-                const uint32_t absent = g.members & w->live & ~g.mask;
-                report(finding_at(*w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
-                                  "other lanes wait here for this lane, which never reaches the instruction"));
+                const int lane = __builtin_ctz(g.members & w->live & ~g.mask);
+                report(finding_at(*w, g.pc, Kind::AbsentLane, lane, absence_text(*w, lane)));
                 w->forced |= g.mask;
                 g.state = State::Ready;
                 return true;
@@ -360,6 +385,7 @@ std::string waiting_text(const Cluster& c, const Block& b, const Group& g) {
 bool waits_for_nothing(Cluster& c) {
     constexpr uint64_t kManyTimes = 2000;
     Warp* stuck                   = nullptr;
+    int lane                      = 0;
     int reason = -1;  // Others may wait for an mbarrier because of a warp that gets no registers or has ended.
     for (Warp* w : c.warps)
         for (const Group& g : w->groups) {
@@ -370,7 +396,7 @@ bool waits_for_nothing(Cluster& c) {
             const auto opcode = g.frame->function->origin[f.at->index]->mods[0];
             const int better  = opcode == "setmaxnreg" ? 3 : opcode != "wgmma" ? 1 : wgmma_lacks_warp(*w) ? 2 : 0;
             if (better <= reason) continue;
-            stuck = w, stuck->frame = g.frame, reason = better;
+            stuck = w, stuck->frame = g.frame, reason = better, lane = __builtin_ctz(g.mask);
         }
     if (!stuck) return false;
     const Block& b      = *stuck->block;
@@ -386,7 +412,7 @@ bool waits_for_nothing(Cluster& c) {
                    std::to_string(b.spare_registers / kLanes) + " more"
          : kind == Kind::BarrierDivergence ? describe_wgmma(*stuck)
                                            : describe_barrier(b, f.barrier));
-    report(finding_at(*stuck, f.at, kind, __builtin_ctz(stuck->live), text));
+    report(finding_at(*stuck, f.at, kind, lane, text));
     fail_launch(*stuck, Fault::Timeout, text);
     return true;
 }

@@ -136,10 +136,10 @@ struct AsyncCopy {
     uint32_t bytes, from[kLanes];  // `from` bytes come from the source, and the others are zeros
 };
 
-// A cp.async.bulk that has been issued. Like cp.async it is made when it is waited for: bulk.cpp.
 // Combines the elements of `bytes` bytes with those at `at`, each by one atomic operation.
 using Reduction = void (*)(std::byte* at, const std::byte* from, uint32_t bytes);
 
+// A cp.async.bulk that has been issued. Like cp.async it is made when it is waited for: bulk.cpp.
 struct BulkCopy {
     struct Piece {
         uint64_t from, to;  // global addresses, or offsets in shared memory; kFill: there is no source
@@ -191,7 +191,8 @@ struct FailedWait {
 struct Warp {
     std::byte* base[2] = {};  // of the registers and of the constants, by Ref::pool
     uint32_t mask      = 0;   // the active lanes: those of the running group whose guard holds
-    uint32_t live      = 0;   // the lanes that have not ended
+    uint32_t started   = 0;   // the lanes with which it began
+    uint32_t live      = 0;   // those that have not ended
     Block* block       = nullptr;
     Worker* worker     = nullptr;
     Frame* frame       = nullptr;  // of the running group

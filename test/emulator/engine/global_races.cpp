@@ -378,9 +378,9 @@ Self self_of(const Warp& w, Touch how) {
     Self me;
     me.races = b.launch->races.get(), me.warps = b.races.get(), me.in = &b;
     me.number = me.races->number, me.unordered = w.mask & ~w.waited ? &me.races->at_start : &me.races->unordered;
-    me.block  = b.index & kBlockMask;
-    me.write  = writes(how);
-    me.sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
+    me.block = b.index & kBlockMask;
+    me.write = writes(how);
+    me.sync = how == Touch::Atomic || how == Touch::Reduce || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     me.record = base_record(w) | (me.sync ? kSynchronising : 0);
     me.time   = time_of(*me.warps);
     me.since  = uint32_t(std::min<uint64_t>(me.warps->block_since[b.records] - me.warps->start, kLastTime));
@@ -518,7 +518,7 @@ static Finding race(Warp& w, const Instr* i, Touch how, int lane, uint64_t other
 
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
     const Self me = self_of(w, how);
-    if (me.sync) {
+    if (me.sync && how != Touch::Reduce) {
         w.block->races->uses_flag(w.actor);
         each_known(w, me.time + 1, [&](GlobalActor& actor, uint32_t known) {
             actor.listens.store(1, std::memory_order_relaxed);

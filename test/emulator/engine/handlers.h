@@ -43,8 +43,9 @@ void release_frame(Worker& worker, Frame* frame);
 // For shfl and the like. Returns true when every live lane of `members` has arrived; w.mask then has all of them.
 // Otherwise the group waits, and the handler must return kStop.
 bool gather(Warp& w, const Instr* i, uint32_t members);
-// For mma, ldmatrix, wgmma and the like, which wait until every live lane of the warp executes them.
-inline bool gather_warp(Warp& w, const Instr* i) { return w.mask == w.live || gather(w, i, w.live); }
+// The same for mma, ldmatrix, wgmma and the like, which need all lanes with which the warp began. It is a finding if
+// one has ended.
+bool gather_warp(Warp& w, const Instr* i);
 void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
 void leave_lanes(Warp& w);
 // For an instruction that waits: ends the warp's turn, so that others run, and goes on at `next` in its next one.

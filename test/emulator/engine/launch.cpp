@@ -49,8 +49,8 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, Cluster& clust
         w.worker             = &worker;
         w.index              = uint32_t(k);
         const uint32_t lanes = std::min<uint32_t>(kLanes, b->live - uint32_t(k) * kLanes);
-        w.live               = lanes == kLanes ? kAll : (1u << lanes) - 1;
-        w.waited             = launch.overlaps ? 0 : kAll;
+        w.live = w.started = lanes == kLanes ? kAll : (1u << lanes) - 1;
+        w.waited           = launch.overlaps ? 0 : kAll;
         for (uint32_t l = 0; l < uint32_t(kLanes); l++) {
             const uint32_t t = uint32_t(k) * kLanes + l;
             w.tid[0][l]      = t % size.x;

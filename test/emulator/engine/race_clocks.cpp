@@ -71,7 +71,10 @@ void checker_barrier(Block& b, int id) {
     if (std::any_of(warps.begin(), warps.end(), [&](const Warp* w) { return w->waited; }))
         for (Warp* w : warps) w->waited = kAll;
     const auto arrived = s.passed.extract(b.records * 16 + uint64_t(id));
-    if (lanes == b.live) {
+    // Ended threads count as if they had arrived at a barrier of all threads, but not at one for a number of threads.
+    const bool some_ended =
+        std::any_of(b.warps.begin(), b.warps.end(), [](const Warp& w) { return w.live != w.started; });
+    if (lanes == b.live && !(some_ended && b.barriers[id].expected)) {
         s.block_since[b.records] = now;
         for (Warp& w : b.warps) s.synchronised(w);
         if (s.block_since.size() == 1) {

@@ -95,11 +95,12 @@ bool refuse(Warp& w, const Instr* i, Kind kind, const std::string& what) {
     return false;
 }
 
-// Returns this warp among those of its warpgroup.
+// Returns this warp among those of its warpgroup, or null when it has to wait for its lanes or the launch has failed.
 Member* member_of(Warp& w, const Instr* i) {
-    if (w.mask != kAll)
+    if (!gather_warp(w, i)) return nullptr;
+    if (w.mask != kAll && w.started != kAll)
         report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(~w.mask),
-                          "this lane does not take part in an instruction of the whole warpgroup"));
+                          "the block has no such lane, and the instruction needs all of the warpgroup"));
     if (!w.wgmma) {
         Block& b           = *w.block;
         const size_t first = size_t(group_of(w)) * kMembers;
@@ -361,7 +362,6 @@ void multiply_at_once(Warp& w, const Form& form, const Product& p, const Places&
 }
 
 const Instr* mma_async(Warp& w, const Instr* i) {
-    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (!m) return kStop;
     Wgmma& g = *w.wgmma;
@@ -397,20 +397,17 @@ const Instr* mma_async(Warp& w, const Instr* i) {
 }
 
 const Instr* fence(Warp& w, const Instr* i) {
-    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (m) m->fences++;
     return m ? i + 1 : kStop;
 }
 const Instr* commit(Warp& w, const Instr* i) {
-    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (m) m->groups.push_back(m->issued);
     return m ? i + 1 : kStop;
 }
 // imm: the number of groups that may stay open.
 const Instr* wait_group(Warp& w, const Instr* i) {
-    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (!m) return kStop;
     Wgmma& g = *w.wgmma;

@@ -60,6 +60,12 @@ __device__ inline void load_tile(void* to, const CUtensorMap& map, int x, int y,
         "l"(&map), "r"(x), "r"(y), "r"(shared_address(b))
         : "memory");
 }
+// Adds to what is in global memory.
+__device__ inline void add_bulk(float* to, const float* from, uint32_t bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
 __device__ inline void store_tile(const CUtensorMap& map, int x, int y, const void* from) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x),
                  "r"(y), "r"(shared_address(from))
@@ -126,20 +132,22 @@ template <int Open = 0> __device__ inline void wait_wgmma() {  // `Open` groups 
 __device__ inline uint64_t describe(const bf16* tile) {
     return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(1024 >> 4) << 32 | 1ull << 62;
 }
-// d (64 x 64) = or += a (64 x 16) . b, where b has a row for each column of d (64 x 16). With AcrossB b is (16 x 64).
-template <int AcrossB = 0> __device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, bool adds) {
+// d (64 x 64) = or += a (64 x 16) . b, where b has a row for each column of d (64 x 16). With AcrossB b is (16 x 64),
+// and with AcrossA so is a.
+template <int AcrossB = 0, int AcrossA = 0>
+__device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, bool adds) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
         "%13, "
         "%14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, "
-        "0, "
+        "%36, "
         "%35;\n}"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
           "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
           "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
           "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b), "r"(int(adds)), "n"(AcrossB));
+        : "l"(a), "l"(b), "r"(int(adds)), "n"(AcrossB), "n"(AcrossA));
 }
 // The row and column of d[k] in this thread.
 __device__ inline int row_of(int k) { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + k / 2 % 2 * 8; }

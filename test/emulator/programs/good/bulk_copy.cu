@@ -41,6 +41,18 @@ __global__ void add_two(float* out, const float* in) {
     wait_bulk();
 }
 
+// All blocks add their tiles to the same numbers.
+__global__ void add_up(float* sums, const float* in) {
+    __shared__ alignas(16) float tile[128];
+    tile[threadIdx.x] = in[blockIdx.x * 128 + threadIdx.x];
+    fence_async();
+    __syncthreads();
+    if (threadIdx.x) return;
+    add_bulk(sums, tile, sizeof tile);
+    commit_bulk();
+    wait_bulk();
+}
+
 int main() {
     const auto numbers = whole_numbers(4 * N);
     Device<float> in(numbers), out(4 * N);
@@ -52,5 +64,14 @@ int main() {
     CUDA(cudaDeviceSynchronize());
     const auto two = out.host();
     for (int k = 0; k < 4 * N; k++) EXPECT(two[k] == numbers[k] + 2);
+    Device<float> sums(std::vector<float>(128, 1));
+    add_up<<<32, 128>>>(sums, in);
+    CUDA(cudaDeviceSynchronize());
+    const auto added = sums.host();
+    for (int k = 0; k < 128; k++) {
+        float sum = 1;
+        for (int b = 0; b < 32; b++) sum += numbers[b * 128 + k];
+        EXPECT(added[k] == sum);
+    }
     std::puts("ok");
 }

@@ -46,6 +46,14 @@ __global__ void of_a_warp(float* c, uint32_t* turned, const bf16* a, const bf16*
     }
 }
 
+// Lanes that end are not waited for by __syncwarp and the like.
+__global__ void of_those_left(int* sum) {
+    if (threadIdx.x % 3 == 0) return;
+    __syncwarp();
+    const unsigned all = __reduce_add_sync(~0u, threadIdx.x), left = __ballot_sync(~0u, true);
+    if (threadIdx.x == 1) *sum = int(all) + __popc(left) * 1000;
+}
+
 constexpr int T = 64, K = 5 * T;
 
 // A warpgroup whose first thread loads the tiles, too, two ahead. It waits until all have read a tile that it replaces.
@@ -80,8 +88,9 @@ __global__ void of_a_warpgroup(float* c, const __grid_constant__ CUtensorMap a, 
     for (int k = 0; k < 32; k++) c[row_of(k) * T + column_of(k)] = sum[k];
 }
 
-// c (64 x 64) = a (64 x 16) . b, where each warp writes its own rows of a, which no other warp reads.
-__global__ void of_own_rows(float* c, const bf16* in, const __grid_constant__ CUtensorMap b) {
+// c (64 x 64) = a (64 x 64) . b, where each warp writes its own rows of a, which no other warp reads. With AcrossA
+// these are columns of the tile.
+template <bool AcrossA> __global__ void of_own_rows(float* c, const bf16* in, const __grid_constant__ CUtensorMap b) {
     __shared__ alignas(1024) bf16 tile_a[T * T], tile_b[T * T];
     __shared__ uint64_t full;
     if (threadIdx.x == 0) {
@@ -91,16 +100,18 @@ __global__ void of_own_rows(float* c, const bf16* in, const __grid_constant__ CU
         load_tile(tile_b, b, 0, 0, &full);
     }
     __syncthreads();
-    for (int k = threadIdx.x % 32; k < 16 * T; k += 32) {
-        const int row = threadIdx.x / 32 * 16 + k / T, column = k % T;
-        tile_a[row * T + (column / 8 ^ row % 8) * 8 + column % 8] = in[row * T + column];  // swizzled, as TMA does
+    for (int i = threadIdx.x % 32; i < 16 * T; i += 32) {
+        const int m = threadIdx.x / 32 * 16 + i / T, k = i % T;
+        const int row = AcrossA ? k : m, column = AcrossA ? m : k;
+        tile_a[row * T + (column / 8 ^ row % 8) * 8 + column % 8] = in[m * T + k];  // swizzled, as TMA does
     }
     fence_async();
     __syncwarp();
     wait(&full, 0);
     float sum[32];
     fence_wgmma();
-    for (int step = 0; step < T; step += 16) multiply(sum, describe(tile_a + step), describe(tile_b + step), step);
+    for (int step = 0; step < T; step += 16)
+        multiply<0, AcrossA>(sum, describe(tile_a + step * (AcrossA ? T : 1)), describe(tile_b + step), step);
     commit_wgmma();
     wait_wgmma();
     for (int k = 0; k < 32; k++) c[row_of(k) * T + column_of(k)] = sum[k];
@@ -128,14 +139,21 @@ int main() {
     const auto* halves = reinterpret_cast<const bf16*>(pairs.data());
     for (int k = 0; k < 64; k++) EXPECT(float(halves[k]) == float(a[k % 8 * 8 + k / 8]));
 
+    Device<int> sum(1);
+    of_those_left<<<1, 32>>>(sum);
+    CUDA(cudaDeviceSynchronize());
+    EXPECT(sum.host()[0] == 21331);  // 21 lanes, and 0 + … + 31 without the multiples of 3
+
     of_a_warpgroup<<<1, 128>>>(c, tensor_map(da, T, K, T, T), tensor_map(db, T, K, T, T));
     CUDA(cudaDeviceSynchronize());
     for (int m = 0; m < T; m++)
         for (int n = 0; n < T; n++) EXPECT(c.host()[m * T + n] == exact(a, b, m, n, K, K, 1));
 
-    of_own_rows<<<1, 128>>>(c, da, tensor_map(db, T, T, T, T));
-    CUDA(cudaDeviceSynchronize());
-    for (int m = 0; m < T; m++)
-        for (int n = 0; n < T; n++) EXPECT(c.host()[m * T + n] == exact(a, b, m, n, T, T, 1));
+    for (const auto kernel : {of_own_rows<false>, of_own_rows<true>}) {
+        kernel<<<1, 128>>>(c, da, tensor_map(db, T, T, T, T));
+        CUDA(cudaDeviceSynchronize());
+        for (int m = 0; m < T; m++)
+            for (int n = 0; n < T; n++) EXPECT(c.host()[m * T + n] == exact(a, b, m, n, T, T, 1));
+    }
     std::puts("ok");
 }
