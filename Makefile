@@ -88,13 +88,11 @@ NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
 # The CUDA runtime is linked as a shared library and found through RUNPATH. LD_LIBRARY_PATH goes before that, so the emulator's
 # libraries can take its place.
 LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,-rpath,$(CUDA_LIB)
-# NCCL is used where both its header and its library are found.
+# NCCL is built in where its header is found. A program opens the library when it runs on several GPUs (kernels/open_nccl.h).
 NCCL      ?= 1
 NCCL_H    := $(firstword $(wildcard $(addsuffix /nccl.h,$(CUDA_HOME)/include /usr/include /usr/local/include)))
-NCCL_LIB  := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) /usr/lib/x86_64-linux-gnu /usr/local/lib)))
-ifneq ($(and $(filter-out 0,$(NCCL)),$(NCCL_H),$(NCCL_LIB)),)
+ifneq ($(and $(filter-out 0,$(NCCL)),$(NCCL_H)),)
 NVFLAGS   += -DGPT_NCCL -I$(dir $(NCCL_H))
-LDLIBS    += -L$(dir $(NCCL_LIB)) -lnccl
 WITH_NCCL := , NCCL $(shell sed -n 's/^.define NCCL_MAJOR *//p' $(NCCL_H)).$(shell sed -n 's/^.define NCCL_MINOR *//p' $(NCCL_H))
 endif
 HALVES    := cpu and cuda halves ($(notdir $(NVCC)) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(patsubst %,sm_%,$(ARCH))$(WITH_NCCL))

@@ -31,7 +31,7 @@ class Generator {
           how_(how),
           feed_(*model.device, feed_capacity(batch, tokens)),
           answers_(*model.device, batch * int64_t(sizeof(int32_t))),
-          step_(*model.device, model.device->has_graphs(), true) {
+          step_(*model.device, model.device->has_graphs(), !model.shards->travel()) {
         const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);

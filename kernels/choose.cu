@@ -124,18 +124,41 @@ static void choose(Tensor ids, Tensor drawn, Tensor positions, Tensor logits, in
 #ifdef __CUDACC__
 namespace gpu {
 
-// A block chooses for one row, in few passes over it: the first reads it from memory, the others from the block's
-// cache.
+// A cluster of up to 8 blocks chooses for one row, in few passes over it. Each block has its share of the row, which it
+// reads from memory in the first pass, and from its cache in the others.
 //
 //   1   the likeliest id and the range of the logits. A greedy choice ends here
 //   2   with top-k or top-p: how many ids are in each of 512 equal parts of this range, and the sum of their weights.
 //       A place in the order of logits is looked for in these sums first. Without top-k the range ends where weights
 //       become 0, and all ids below are in the last part
 //   3   for each place: the ids of its part are collected in shared memory, and divided further like in a radix sort,
-//       by logits as integers and then by ids. If they are too many for it, each of these steps is a pass over the row
+//   by
+//       logits as integers and then by ids. If they are too many for it, each of these steps is a pass over the whole
+//       row
 //
 // Without top-p the choice is a place in the order of ids, which is found by the sums of ranges of ids.
+//
+// After a pass the blocks exchange what they found, and each of them continues with all of it. So all come to the same
+// choice. They wait for each other twice for a greedy one, three times without top-k and top-p, and seven with top-p.
 constexpr int choose_bits = 9, choose_bins = 1 << choose_bits, choose_threads = choose_bins, most_members = 2048;
+constexpr int choose_warps = choose_threads / 32;
+
+// One row of logits. A warp has `range` of them, counted over the cluster, and this block those from `begin` to `end`.
+template <class T>
+struct Row {
+    const T* logits;
+    int V, range, begin, end;
+
+    // W: the logits that a thread reads at a time.
+    __device__ Row(const T* logits, int V, int W) : logits(logits), V(V) {
+        const int step  = choose_warps * cluster_blocks() * 32 * W,
+                  share = (V + step - 1) / step * 32 * W * choose_warps;
+        range           = share / choose_warps;
+        begin           = min(V, block_in_cluster() * share);
+        end             = min(V, begin + share);
+    }
+    __device__ float at(int id) const { return load<1>(logits + id)[0]; }
+};
 
 // The integer that has the place of a logit in the order of logits. The two zeros are equal.
 template <class T>
@@ -144,13 +167,20 @@ __device__ uint32_t place_of(float logit) {
     return (bits & 0x80000000u ? ~bits : bits | 0x80000000u) >> (32 - 8 * int(sizeof(T)));
 }
 
+// An id of the part that is divided further: its place in the order, and its weight.
+struct Member {
+    uint64_t key, weight;
+};
+
 struct ChoiceMemory {
     uint32_t low[choose_bins], high[choose_bins];  // the two halves of 64-bit sums
-    uint32_t counts[choose_bins];                  // how many ids each part has
-    int32_t members[most_members];                 // the ids of one part
-    uint64_t of_warp[choose_threads / 32];
-    uint64_t before;  // the sum before what was found
-    int found, count;
+    uint32_t own_counts[choose_bins];              // how many ids of this block's share each part has
+    uint32_t counts[choose_bins];                  // how many ids of the row
+    Member members[most_members];                  // those of this block's share
+    uint64_t of_warp[choose_warps], of_range[choose_warps];
+    uint64_t likeliest, least, left;  // what this block found, for the others
+    uint64_t before;                  // the sum before what was found
+    int found, members_here;
 };
 
 __device__ inline void add_to_bin(ChoiceMemory& m, uint32_t bin, uint64_t x) {
@@ -164,8 +194,7 @@ __device__ inline void clear_bins(ChoiceMemory& m) {
     m.low[threadIdx.x] = m.high[threadIdx.x] = 0;
     __syncthreads();
 }
-__device__ inline uint64_t own_bin(const ChoiceMemory& m) {
-    __syncthreads();
+__device__ inline uint64_t sum_in_bin(const ChoiceMemory& m) {
     return uint64_t(m.high[threadIdx.x]) << 32 | m.low[threadIdx.x];
 }
 
@@ -174,7 +203,21 @@ __device__ inline uint64_t block_min(uint64_t x, ChoiceMemory& m) {
     __syncthreads();
     if (threadIdx.x % 32 == 0) m.of_warp[threadIdx.x / 32] = x;
     __syncthreads();
-    for (int w = 0; w < choose_threads / 32; w++) x = min(x, m.of_warp[w]);
+    for (int w = 0; w < choose_warps; w++) x = min(x, m.of_warp[w]);
+    return x;
+}
+
+// Every thread of a cluster calls f(the number of each of its blocks). `own` is where this block keeps its number for
+// the others, and is used once.
+template <class F>
+__device__ inline void exchange(uint64_t x, uint64_t& own, F f) {
+    if (threadIdx.x == 0) own = x;
+    wait_for_cluster();
+    for (int b = 0; b < cluster_blocks(); b++) f(*of_block(&own, b));
+}
+__device__ inline uint64_t cluster_min(uint64_t x, uint64_t& own, ChoiceMemory& m) {
+    x = block_min(x, m);
+    exchange(x, own, [&](uint64_t other) { x = min(x, other); });
     return x;
 }
 
@@ -190,7 +233,7 @@ __device__ inline uint64_t sum_before(uint64_t x, uint64_t& all, ChoiceMemory& m
     if (lane == 31) m.of_warp[warp] = sum;
     __syncthreads();
     all = 0;
-    for (int w = 0; w < choose_threads / 32; w++) {
+    for (int w = 0; w < choose_warps; w++) {
         if (w == warp) sum += all;
         all += m.of_warp[w];
     }
@@ -215,44 +258,53 @@ __device__ inline Located locate(uint64_t x, Target target_of, ChoiceMemory& m) 
     return {m.found, m.before, target};
 }
 
-// Calls f(id, logit) for the first V logits of a row, shared by the block.
+// Calls f(id, logit) for the logits of a row from `begin`, a multiple of W, to `end`. They are shared by the block.
 template <int W, class T, class F>
-__device__ inline void each_logit(const T* row, int V, F f) {
-    const int whole = V / W * W, rest = whole + int(threadIdx.x);
-    for (int i = threadIdx.x * W; i < whole; i += choose_threads * W) {
-        const Floats<W> x = load<W>(row + i);
+__device__ inline void each_logit(const Row<T>& row, int begin, int end, F f) {
+    const int whole = begin + max(0, end - begin) / W * W, rest = whole + int(threadIdx.x);
+    for (int i = begin + threadIdx.x * W; i < whole; i += choose_threads * W) {
+        const Floats<W> x = load<W>(row.logits + i);
         for (int k = 0; k < W; k++) f(i + k, x[k]);
     }
-    if (W > 1 && rest < V) f(rest, load<1>(row + rest)[0]);
+    if (W > 1 && rest < end) f(rest, row.at(rest));
+}
+// The same for this block's share of the row.
+template <int W, class T, class F>
+__device__ inline void each_own(const Row<T>& row, F f) {
+    each_logit<W>(row, row.begin, row.end, f);
 }
 
 // Goes through the ids in their order, and returns the first one at which the sum of weight(id, logit) exceeds
-// target_of(the sum of all). Each warp adds up a range of ids. Then the block divides the range that has the place.
+// target_of(the sum of all). Each warp adds up its range of ids. Then every block divides the range that has the place.
 template <int W, class T, class Target, class Weight>
-__device__ int find_by_id(const T* row, int V, Target target_of, Weight weight, ChoiceMemory& m) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = choose_threads / 32;
-    const int range      = (V + warps * 32 * W - 1) / (warps * 32 * W) * 32 * W;
+__device__ int find_by_id(const Row<T>& row, Target target_of, Weight weight, ChoiceMemory& m) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const auto of_vector = [&](int i) {
         uint64_t sum = 0;
-        if (i >= V) return sum;
-        const Floats<W> x = load<W>(row + i);
+        if (i >= row.V) return sum;
+        const Floats<W> x = load<W>(row.logits + i);
         for (int k = 0; k < W; k++)
-            if (i + k < V) sum += weight(i + k, x[k]);
+            if (i + k < row.V) sum += weight(i + k, x[k]);
         return sum;
     };
-    uint64_t mine = 0;
-    for (int i = warp * range + lane * W; i < min(V, (warp + 1) * range); i += 32 * W) mine += of_vector(i);
-    mine             = warp_sum(mine);
-    const Located at = locate(lane == 0 ? mine : 0, target_of, m);
-    const int first  = at.thread / 32 * range;
-    uint64_t before  = at.before, all;
-    for (int i = first + int(threadIdx.x) * W; i - int(threadIdx.x) * W < min(V, first + range);
+    uint64_t mine   = 0;
+    const int begin = row.begin + warp * row.range;
+    for (int i = begin + lane * W; i < min(row.end, begin + row.range); i += 32 * W) mine += of_vector(i);
+    mine = warp_sum(mine);
+    if (lane == 0) m.of_range[warp] = mine;
+    wait_for_cluster();
+    const bool has_range = int(threadIdx.x) < choose_warps * cluster_blocks();
+    const Located at     = locate(
+            has_range ? *of_block(&m.of_range[threadIdx.x % choose_warps], threadIdx.x / choose_warps) : 0, target_of, m);
+    const int first = at.thread * row.range;
+    uint64_t before = at.before, all;
+    for (int i = first + int(threadIdx.x) * W; i - int(threadIdx.x) * W < min(row.V, first + row.range);
          i += choose_threads * W, before += all) {
-        const uint64_t vector = i < first + range ? of_vector(i) : 0;
+        const uint64_t vector = i < first + row.range ? of_vector(i) : 0;
         uint64_t sum          = before + sum_before(vector, all, m);
         if (sum <= at.target && at.target < sum + vector)
-            for (int k = 0; k < W && i + k < V; k++) {
-                const uint64_t w = weight(i + k, load<1>(row + i + k)[0]);
+            for (int k = 0; k < W && i + k < row.V; k++) {
+                const uint64_t w = weight(i + k, row.at(i + k));
                 if (at.target < sum + w) {
                     m.found = i + k;
                     break;
@@ -294,33 +346,40 @@ struct Found {
     uint64_t key, before;
 };
 
-// Finds the key at which the sum of weight(key, id, logit) exceeds `target`, among those of one part, which has `count`
+// Finds the key at which the sum of weight(key, logit) exceeds `target`, among those of one part, which has `count`
 // ids.
 template <int W, class T, class Weight>
-__device__ Found find_in_part(const T* row, int V, const LogitOrder<T>& order, int part, uint32_t count,
-                              uint64_t target, Weight weight, ChoiceMemory& m) {
+__device__ Found find_in_part(const Row<T>& row, const LogitOrder<T>& order, int part, uint32_t count, uint64_t target,
+                              Weight weight, ChoiceMemory& m) {
     const bool fit         = count <= most_members;
     const auto each_member = [&](auto f) {
-        if (fit)
-            for (int i = threadIdx.x; i < int(count); i += choose_threads) {
-                const float logit = load<1>(row + m.members[i])[0];
-                f(order.key(m.members[i], logit), logit);
-            }
-        else
-            each_logit<W>(row, V, [&](int id, float logit) {
-                if (order.part(logit) == part) f(order.key(id, logit), logit);
+        for (int b = 0; fit && b < cluster_blocks(); b++) {
+            const ChoiceMemory& other = *of_block(&m, b);
+            for (int i = threadIdx.x; i < other.members_here; i += choose_threads)
+                f(other.members[i].key, other.members[i].weight);
+        }
+        if (!fit)
+            each_logit<W>(row, 0, row.V, [&](int id, float logit) {
+                if (order.part(logit) == part) f(order.key(id, logit), weight(order.key(id, logit), logit));
             });
     };
+    wait_for_cluster();  // the others have read the bins and the members of this block
+    if (threadIdx.x == 0) m.members_here = 0;
+    __syncthreads();
     if (fit) {
-        if (threadIdx.x == 0) m.count = 0;
-        __syncthreads();
-        each_logit<W>(row, V, [&](int id, float logit) {
-            if (order.part(logit) == part) m.members[atomicAdd(&m.count, 1)] = id;
+        each_own<W>(row, [&](int id, float logit) {
+            if (order.part(logit) == part) m.members[atomicAdd(&m.members_here, 1)].key = uint64_t(id);
         });
         __syncthreads();
+        for (int i = threadIdx.x; i < m.members_here; i += choose_threads) {
+            const int id       = int(m.members[i].key);
+            const uint64_t key = order.key(id, row.at(id));
+            m.members[i]       = {key, weight(key, row.at(id))};
+        }
+        wait_for_cluster();
     }
     uint64_t first = UINT64_MAX, last = 0, before = 0;
-    each_member([&](uint64_t key, float) {
+    each_member([&](uint64_t key, uint64_t) {
         first = min(first, key);
         last  = max(last, key);
     });
@@ -329,78 +388,75 @@ __device__ Found find_in_part(const T* row, int V, const LogitOrder<T>& order, i
     int shift = max(0, 64 - __clzll(int64_t(last - first)) - choose_bits);
     for (;; shift = max(0, shift - choose_bits)) {
         clear_bins(m);
-        each_member([&](uint64_t key, float logit) {
-            if (key < first || (key - first) >> shift >= choose_bins) return;
-            if (const uint64_t w = weight(key, logit)) add_to_bin(m, uint32_t((key - first) >> shift), w);
+        each_member([&](uint64_t key, uint64_t weight) {
+            if (key < first || (key - first) >> shift >= choose_bins || weight == 0) return;
+            add_to_bin(m, uint32_t((key - first) >> shift), weight);
         });
+        __syncthreads();
         const Located at = locate(
-            own_bin(m), [&](uint64_t) { return target - before; }, m);
+            sum_in_bin(m), [&](uint64_t) { return target - before; }, m);
         first += uint64_t(at.thread) << shift;
         before += at.before;
         if (shift == 0) return {first, before};
     }
 }
 
+// Returns the id that is chosen of a row, or -1.
 template <int W, class T>
-static __global__ void __launch_bounds__(choose_threads, 1)
-    choose_kernel(int32_t* ids, int32_t* drawn, int32_t* positions, const T* logits, int V, int64_t Vp, Rule rule) {
-    __shared__ ChoiceMemory m;
-    wait_for_kernels();
-    const T* const row = logits + blockIdx.x * Vp;
-    const auto answer  = [&](int id) {
-        if (threadIdx.x != 0) return;
-        ids[blockIdx.x] = id;
-        drawn[blockIdx.x]++;
-        if (positions) positions[blockIdx.x]++;
-    };
+__device__ int32_t choose_row(const Row<T>& row, const Rule& rule, float u, ChoiceMemory& m) {
     float best = -INFINITY, least = INFINITY;
     int best_id    = INT_MAX;
     bool is_finite = true;
-    each_logit<W>(row, V, [&](int id, float logit) {
+    each_own<W>(row, [&](int id, float logit) {
         best_id = logit > best ? id : best_id;
         best    = fmaxf(best, logit);
         least   = fminf(least, logit);
         is_finite &= fabsf(logit) <= FLT_MAX;
     });
-    // The likeliest id has the largest place, and of equal places the smallest id.
-    best_id   = int(uint32_t(block_min(uint64_t(~place_of<float>(best)) << 32 | uint32_t(best_id), m)));
-    is_finite = __syncthreads_and(is_finite);
-    if (!is_finite || rule.temperature == 0) return answer(is_finite ? best_id : -1);
+    // The likeliest id has the largest logit, and of equal ones the smallest id. It is the least of these keys. That of
+    // logits that are not all finite is less, and has the id -1.
+    const uint64_t likeliest = uint64_t(~place_of<float>(best)) << 32 | uint32_t(best_id);
+    best_id                  = int(uint32_t(cluster_min(is_finite ? likeliest : uint32_t(-1), m.likeliest, m)));
+    if (best_id < 0 || rule.temperature == 0) return best_id;
 
-    best = load<1>(row + best_id)[0];
-    if (rule.top_k == V) {
+    best = row.at(best_id);
+    if (rule.top_k == row.V) {
         least = best - 28 * rule.temperature;  // ids below have no weight, and share the last part
     } else {
-        const uint32_t place = uint32_t(block_min(place_of<float>(least), m));
+        const uint32_t place = uint32_t(cluster_min(place_of<float>(least), m.least, m));
         least                = __uint_as_float(place & 0x80000000u ? place & 0x7fffffffu : ~place);
     }
-    const LogitOrder<T> order(best, least, V);
-    const float u        = philox_uniform(rule.key, rule.sequence + blockIdx.x, drawn[blockIdx.x]);
+    const LogitOrder<T> order(best, least, row.V);
     const auto weight_of = [&](float logit) {
         return in_units(portable_exp<uint32_t>((logit - best) / rule.temperature));
     };
     uint64_t last_key    = UINT64_MAX;  // the key of the last id that may be chosen
     const auto weight    = [&](uint64_t key, float logit) { return key <= last_key ? weight_of(logit) : 0; };
-    uint32_t count_here  = 0;  // how many ids this thread's part has, and their weights
-    uint64_t weight_here = 0;
-    if (rule.top_k < V || rule.top_p < 1) {
-        m.counts[threadIdx.x] = 0;
+    uint64_t weight_here = 0;  // the weights of this thread's part
+    if (rule.top_k < row.V || rule.top_p < 1) {
+        m.own_counts[threadIdx.x] = 0;
         clear_bins(m);
-        each_logit<W>(row, V, [&](int, float logit) {
+        each_own<W>(row, [&](int, float logit) {
             const int part = order.part(logit);
-            atomicAdd(&m.counts[part], 1);
+            atomicAdd(&m.own_counts[part], 1);
             if (rule.top_p == 1) return;
             if (const uint64_t w = weight_of(logit)) add_to_bin(m, part, w);
         });
-        weight_here = own_bin(m);
-        count_here  = m.counts[threadIdx.x];
+        wait_for_cluster();
+        uint32_t count = 0;
+        for (int b = 0; b < cluster_blocks(); b++) {
+            const ChoiceMemory& other = *of_block(&m, b);
+            count += other.own_counts[threadIdx.x];
+            weight_here += sum_in_bin(other);
+        }
+        m.counts[threadIdx.x] = count;
     }
     // Three places in the order of logits: the last id of the top k, the last one of top-p, and the choice.
     enum { last_of_k, last_of_p, choice };
     uint64_t kept = 0;
-    for (int what = rule.top_k < V ? last_of_k : last_of_p; rule.top_p < 1 || what == last_of_k; what++) {
+    for (int what = rule.top_k < row.V ? last_of_k : last_of_p; rule.top_p < 1 || what == last_of_k; what++) {
         const Located part = locate(
-            what == last_of_k ? count_here : weight_here,
+            what == last_of_k ? m.counts[threadIdx.x] : weight_here,
             [&](uint64_t all) {
                 return what == last_of_k   ? uint64_t(rule.top_k - 1)
                        : what == last_of_p ? sum_to_keep(rule.top_p, all) - 1
@@ -408,33 +464,53 @@ static __global__ void __launch_bounds__(choose_threads, 1)
             },
             m);
         const Found found = find_in_part<W>(
-            row, V, order, part.thread, m.counts[part.thread], part.target - part.before,
+            row, order, part.thread, m.counts[part.thread], part.target - part.before,
             [&](uint64_t key, float logit) { return what == last_of_k ? 1 : weight(key, logit); }, m);
         const int id = order.id(found.key);
-        if (what == choice) return answer(id);
-        if (what == last_of_p) kept = part.before + found.before + weight_of(load<1>(row + id)[0]);
+        if (what == choice) return id;
+        if (what == last_of_p) kept = part.before + found.before + weight_of(row.at(id));
         if (what == last_of_k) {
             last_key = found.key;
             if (rule.top_p == 1) break;
-            uint64_t left = 0;  // the weights of this part that are left
-            each_logit<W>(row, V, [&](int id, float logit) {
-                if (order.part(logit) == part.thread) left += weight(order.key(id, logit), logit);
+            uint64_t own = 0, left = 0;  // the weights of this part that are left
+            each_own<W>(row, [&](int id, float logit) {
+                if (order.part(logit) == part.thread) own += weight(order.key(id, logit), logit);
             });
-            left = block_sum(left);
+            exchange(block_sum(own), m.left, [&](uint64_t other) { left += other; });
             if (int(threadIdx.x) >= part.thread) weight_here = int(threadIdx.x) == part.thread ? left : 0;
         }
     }
-    answer(find_by_id<W>(
-        row, V, [&](uint64_t all) { return sum_to_exceed(u, all); },
-        [&](int id, float logit) { return weight(order.key(id, logit), logit); }, m));
+    return find_by_id<W>(
+        row, [&](uint64_t all) { return sum_to_exceed(u, all); },
+        [&](int id, float logit) { return weight(order.key(id, logit), logit); }, m);
+}
+
+template <int W, class T>
+static __global__ void __launch_bounds__(choose_threads, 1)
+    choose_kernel(int32_t* ids, int32_t* drawn, int32_t* positions, const T* logits, int V, int64_t Vp, Rule rule) {
+    __shared__ ChoiceMemory m;
+    wait_for_kernels();
+    const int n      = int(blockIdx.x) / cluster_blocks();
+    const float u    = philox_uniform(rule.key, rule.sequence + n, drawn[n]);
+    const int32_t id = choose_row<W>(Row<T>(logits + n * Vp, V, W), rule, u, m);
+    wait_for_cluster();  // the others may still read this block's memory, or drawn[n]
+    if (threadIdx.x != 0 || block_in_cluster() != 0) return;
+    ids[n] = id;
+    drawn[n]++;
+    if (positions) positions[n]++;
 }
 
 template <class T>
 static void choose(Tensor ids, Tensor drawn, Tensor positions, Tensor logits, int64_t V, const Rule& rule, Queue& q) {
     const int64_t N = logits.shape[0], Vp = logits.shape[1];
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
-        launch_early(choose_kernel<width, T>, {N, choose_threads}, q, ids.data<int32_t>(), drawn.data<int32_t>(),
-                     positions.data_or_null<int32_t>(), logits.data<T>(), int(V), Vp, rule);
+        // With few rows a row gets more blocks, up to 128 in all. 8 are the most that every GPU with clusters allows.
+        const auto kernel = choose_kernel<width, T>;
+        int blocks        = 1;
+        if (compiled_for_hopper(kernel, q))
+            while (blocks < 8 && 2 * blocks * N <= 128) blocks *= 2;
+        launch_early(kernel, Grid(N * blocks, choose_threads).in_clusters(blocks), q, ids.data<int32_t>(),
+                     drawn.data<int32_t>(), positions.data_or_null<int32_t>(), logits.data<T>(), int(V), Vp, rule);
     });
 }
 

@@ -11,8 +11,7 @@
 #include "open_mpi.h"
 #endif
 #ifdef GPT_NCCL
-#include <nccl.h>
-
+#include "open_nccl.h"
 #include "queue.cuh"
 #endif
 
@@ -205,12 +204,17 @@ namespace gpu {
 // NCCL's last error of the communicator, or of any when it is null, says more than the status.
 static void check(ncclResult_t status, ncclComm_t communicator, const char* call, const char* file, int line) {
     if (status == ncclSuccess) return;
-    throw_at<RunError>(file, line, "NCCL: {} from {}: {}", ncclGetErrorString(status), call,
-                       ncclGetLastError(communicator));
+    throw_at<RunError>(file, line, "NCCL: {} from {}: {}", NCCL_CALL(ncclGetErrorString, status), call,
+                       NCCL_CALL(ncclGetLastError, communicator));
 }
-#define NCCL_RUN(communicator, ...) gpu::check((__VA_ARGS__), communicator, #__VA_ARGS__, __FILE__, __LINE__)
+// Makes a call, and throws a RunError that names it when it fails.
+#define NCCL_RUN(communicator, function, ...) \
+    gpu::check(nccl::find<decltype(function)>(#function)(__VA_ARGS__), communicator, #function "()", __FILE__, __LINE__)
 
-static ncclDataType_t nccl_type(const Tensor& t) { return t.dtype == DType::BF16 ? ncclBfloat16 : ncclFloat; }
+static ncclDataType_t nccl_type(const Tensor& t) {
+    CHECK_CALL(t.dtype == DType::F32 || t.dtype == DType::BF16, "NCCL moves fp32 and bf16, not {}", t.str());
+    return t.dtype == DType::F32 ? ncclFloat : ncclBfloat16;
+}
 static char* element_of(const Tensor& t, int64_t i) { return static_cast<char*>(t.ptr) + i * size_of(t.dtype); }
 
 // to = or += from. To bf16 it rounds to nearest.
@@ -229,11 +233,11 @@ class NcclHalf : public CollectiveHalf {
         std::memcpy(&unique, id.data(), sizeof unique);
         CUDA_RUN(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
         CUDA_RUN(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming));
-        NCCL_RUN(nullptr, ncclCommInitRank(&nccl_, world, unique, rank));
+        NCCL_RUN(nullptr, ncclCommInitRank, &nccl_, world, unique, rank);
     }
     // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
     ~NcclHalf() override {
-        if (nccl_) ncclCommAbort(nccl_);
+        if (nccl_) NCCL_CALL(ncclCommAbort, nccl_);
         for (cudaEvent_t e : marks_) cudaEventDestroy(e);
         if (narrow_) cudaFree(narrow_);
         cudaEventDestroy(followed_);
@@ -249,16 +253,16 @@ class NcclHalf : public CollectiveHalf {
         if (wire == DType::BF16) {
             for (const Tensor& t : tensors) {
                 const Tensor narrow = narrowed(t);
-                NCCL_RUN(nccl_, ncclAllReduce(narrow.ptr, narrow.ptr, size_t(t.numel()), ncclBfloat16, ncclSum, nccl_,
-                                              stream_));
+                NCCL_RUN(nccl_, ncclAllReduce, narrow.ptr, narrow.ptr, size_t(t.numel()), ncclBfloat16, ncclSum, nccl_,
+                         stream_);
                 move<false>(t.data<float>(), narrow.data<bf16>(), t.numel());
             }
             return;
         }
-        NCCL_RUN(nccl_, ncclGroupStart());
+        NCCL_RUN(nccl_, ncclGroupStart);
         for (const Tensor& t : tensors)
-            NCCL_RUN(nccl_, ncclAllReduce(t.ptr, t.ptr, size_t(t.numel()), ncclFloat, ncclSum, nccl_, stream_));
-        NCCL_RUN(nccl_, ncclGroupEnd());
+            NCCL_RUN(nccl_, ncclAllReduce, t.ptr, t.ptr, size_t(t.numel()), ncclFloat, ncclSum, nccl_, stream_);
+        NCCL_RUN(nccl_, ncclGroupEnd);
     }
     // In fp32 NCCL writes the sum of the own slice into `whole`, so that no other memory is needed.
     void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) override {
@@ -268,15 +272,15 @@ class NcclHalf : public CollectiveHalf {
         const int64_t n           = cut.count[rank_];
         char* const own           = element_of(sent, cut.first[rank_]);
         if (cut.is_even()) {
-            NCCL_RUN(nccl_, ncclReduceScatter(sent.ptr, own, size_t(n), type, ncclSum, nccl_, stream_));
+            NCCL_RUN(nccl_, ncclReduceScatter, sent.ptr, own, size_t(n), type, ncclSum, nccl_, stream_);
         } else {
-            NCCL_RUN(nccl_, ncclGroupStart());
+            NCCL_RUN(nccl_, ncclGroupStart);
             for (int r = 0; r < world_; r++) {
                 char* part = element_of(sent, cut.first[r]);
                 if (cut.count[r])
-                    NCCL_RUN(nccl_, ncclReduce(part, part, size_t(cut.count[r]), type, ncclSum, r, nccl_, stream_));
+                    NCCL_RUN(nccl_, ncclReduce, part, part, size_t(cut.count[r]), type, ncclSum, r, nccl_, stream_);
             }
-            NCCL_RUN(nccl_, ncclGroupEnd());
+            NCCL_RUN(nccl_, ncclGroupEnd);
         }
         if (n == 0 || own == slice.ptr) return;
         const bool adds = into == Sum::add;
@@ -291,26 +295,26 @@ class NcclHalf : public CollectiveHalf {
     void all_gather(Tensor whole, Tensor slice, const Cut& cut) override {
         const ncclDataType_t type = nccl_type(whole);
         if (cut.is_even())
-            return NCCL_RUN(nccl_, ncclAllGather(slice.ptr, whole.ptr, size_t(cut.count[0]), type, nccl_, stream_));
-        NCCL_RUN(nccl_, ncclGroupStart());
+            return NCCL_RUN(nccl_, ncclAllGather, slice.ptr, whole.ptr, size_t(cut.count[0]), type, nccl_, stream_);
+        NCCL_RUN(nccl_, ncclGroupStart);
         for (int r = 0; r < world_; r++) {
             char* part = element_of(whole, cut.first[r]);
             if (cut.count[r])
-                NCCL_RUN(nccl_, ncclBroadcast(r == rank_ ? slice.ptr : part, part, size_t(cut.count[r]), type, r, nccl_,
-                                              stream_));
+                NCCL_RUN(nccl_, ncclBroadcast, r == rank_ ? slice.ptr : part, part, size_t(cut.count[r]), type, r,
+                         nccl_, stream_);
         }
-        NCCL_RUN(nccl_, ncclGroupEnd());
+        NCCL_RUN(nccl_, ncclGroupEnd);
     }
     void gather(Tensor whole, Tensor slice, const Cut& cut, int root) override {
         const int64_t mine = cut.count[rank_];
-        NCCL_RUN(nccl_, ncclGroupStart());
+        NCCL_RUN(nccl_, ncclGroupStart);
         for (int r = 0; r < world_ && rank_ == root; r++)
             if (r != rank_ && cut.count[r])
-                NCCL_RUN(nccl_, ncclRecv(element_of(whole, cut.first[r]), size_t(cut.count[r]), nccl_type(whole), r,
-                                         nccl_, stream_));
+                NCCL_RUN(nccl_, ncclRecv, element_of(whole, cut.first[r]), size_t(cut.count[r]), nccl_type(whole), r,
+                         nccl_, stream_);
         if (mine && rank_ != root)
-            NCCL_RUN(nccl_, ncclSend(slice.ptr, size_t(mine), nccl_type(slice), root, nccl_, stream_));
-        NCCL_RUN(nccl_, ncclGroupEnd());
+            NCCL_RUN(nccl_, ncclSend, slice.ptr, size_t(mine), nccl_type(slice), root, nccl_, stream_);
+        NCCL_RUN(nccl_, ncclGroupEnd);
         if (mine && rank_ == root && element_of(whole, cut.first[rank_]) != slice.ptr)
             CUDA_RUN(cudaMemcpyAsync(element_of(whole, cut.first[rank_]), slice.ptr, size_t(slice.bytes()),
                                      cudaMemcpyDeviceToDevice, stream_));
@@ -333,7 +337,7 @@ class NcclHalf : public CollectiveHalf {
     void wait(int number, Stream s) override {
         CUDA_RUN(cudaStreamWaitEvent(queue_of(s).stream, marks_[size_t(number)], 0));
     }
-    void finish() override { NCCL_RUN(nullptr, ncclCommDestroy(std::exchange(nccl_, nullptr))); }
+    void finish() override { NCCL_RUN(nullptr, ncclCommDestroy, std::exchange(nccl_, nullptr)); }
 
   private:
     template <bool adds, class To, class From>
@@ -367,8 +371,8 @@ std::string Collective::library(Machine where) {
 #endif
 #ifdef GPT_NCCL
     int version = 0;
-    if (where == Machine::cuda) {
-        NCCL_RUN(nullptr, ncclGetVersion(&version));
+    if (where == Machine::cuda && nccl::library()) {
+        NCCL_RUN(nullptr, ncclGetVersion, &version);
         return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
     }
 #endif
@@ -381,7 +385,8 @@ std::string Collective::obstacle(Machine where) {
     if (library(where).empty())
         return cpu ? "this binary was built without Open MPI, or it is not installed here; install it (apt-get install "
                      "openmpi-bin libopenmpi-dev) and run make again"
-                   : "this binary was built without NCCL; install it (libnccl-dev) and run make again";
+                   : "this binary was built without NCCL, or its libnccl.so.2 is not found here; install it "
+                     "(apt-get install libnccl2 libnccl-dev) and run make again";
 #ifdef GPT_MPI
     if (cpu && !mpi::launched())
         return "on CPUs they must be started by mpirun, or under Slurm by srun --mpi=pmix, which Open MPI knows";
@@ -405,7 +410,7 @@ std::string Collective::new_id(Machine where) {
 #ifdef GPT_NCCL
     ncclUniqueId id;
     if (where == Machine::cuda) {
-        NCCL_RUN(nullptr, ncclGetUniqueId(&id));
+        NCCL_RUN(nullptr, ncclGetUniqueId, &id);
         return std::string(reinterpret_cast<const char*>(&id), sizeof id);
     }
 #endif

@@ -126,9 +126,10 @@ class Downloads {
 
 // Graphs take early launches from CUDA 12.3 on.
 static bool has_early_launches(const Queue& q) {
-    int driver = 0;
+    int driver = 0, runtime = 0;
     CUDA_RUN(cudaDriverGetVersion(&driver));
-    return q.may_launch_early && q.limits.major >= 9 && std::min(driver, CUDART_VERSION) >= 12030;
+    CUDA_RUN(cudaRuntimeGetVersion(&runtime));
+    return q.may_launch_early && q.limits.major >= 9 && std::min(driver, runtime) >= 12030;
 }
 
 // The CUDA graph behind a Graph. The first run finds out how much scratch memory the work needs and which algorithms

@@ -67,7 +67,8 @@ class Graph {
     // GPU that waits after every kernel.
     //
     // early: kernels of the graph may begin before those in front of them have ended, and load weights, positions and
-    // what a cache held before. So no op of the work may write these before the last op that reads them.
+    // what a cache held before. So nothing in the work may write these before the last op that reads them, as weights
+    // do that arrive from other processes.
     Graph(const Device& device, bool record, bool early = false);
     ~Graph();
     Graph(const Graph&)            = delete;

@@ -1,9 +1,9 @@
-// gpu.cuh - the building blocks of every op's kernels: vectors of 16 bytes, loops over a grid, sums over warps and
-// blocks
+// gpu.cuh - the building blocks of every op's kernels: vectors of 16 bytes, loops over a grid, early launches,
+// clusters, sums over warps and blocks
 //
 // A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work
 // is split depends on shapes only, never on the number of multiprocessors. No floating-point number is added
-// atomically. So every run and every GPU gives the same bits.
+// atomically. So every run gives the same bits, and so does every GPU for all ops but products and attention in bf16.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -205,6 +205,42 @@ __device__ inline void let_next_begin() {
 }
 // Asks for a line of 128 bytes to be brought into the L2 cache.
 __device__ inline void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
+// ---- clusters -------------------------------------------------------------------------------------------------------
+
+// The blocks of a cluster (Grid::in_clusters) can reach each other's shared memory. Without clusters, and before
+// compute capability 9.0, a block is a cluster of its own.
+__device__ inline int cluster_blocks() {
+    uint32_t blocks = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+#endif
+    return int(blocks);
+}
+__device__ inline int block_in_cluster() {
+    uint32_t block = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(block));
+#endif
+    return int(block);
+}
+// The variable that another block of the cluster has at the place of this one in shared memory. It is there until that
+// block ends.
+template <class X>
+__device__ inline X* of_block(X* shared, int block) {
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.u64 %0, %0, %1;" : "+l"(shared) : "r"(block));
+#endif
+    return shared;
+}
+// Waits until all threads of the cluster have come here or ended, and sees what they wrote to shared memory before.
+__device__ inline void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
 
 // ---- sums -----------------------------------------------------------------------------------------------------------
 

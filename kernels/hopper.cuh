@@ -44,10 +44,6 @@ __device__ inline void arrive_in_block(uint32_t barrier, int block) {
         "r"(block)
         : "memory");
 }
-// Waits until all threads of the cluster have come here or ended, and sees what they wrote to shared memory before.
-__device__ inline void wait_for_cluster() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
 // Waits until the phase of this parity is over. The first phase has parity 0, and until it ends the phase of parity 1
 // counts as over.
 __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {

@@ -120,6 +120,9 @@ std::string use_cuda_half() {
         }
         path += ":" + found.substr(0, found.rfind('/'));
     }
+    // This one is opened when several GPUs need it (open_nccl.h).
+    const std::string nccl = dlopen("libnccl.so.2", RTLD_LAZY) ? "" : find_nvidia("libnccl.so.2");
+    if (!nccl.empty()) path += ":" + nccl.substr(0, nccl.rfind('/'));
     setenv("LD_LIBRARY_PATH", path.c_str(), 1);
     std::ifstream line("/proc/self/cmdline");
     std::string words{std::istreambuf_iterator<char>(line), {}};

@@ -7,7 +7,7 @@
 //              if x = gelu(pre), dpre = dx ∘ gelu'(pre) takes the place of dx
 //
 // Generation multiplies a few rows by a large weight, one token at a time. Reading the weight once is then the whole
-// cost. So up to `few_rows` rows on the CPU take a kernel of our own, which computes a dot product per output and
+// cost. So up to `dot_rows` rows on the CPU take a kernel of our own, which computes a dot product per output and
 // streams w at the speed of the memory. oneDNN would first rearrange w into blocks.
 //
 // A build with ONEDNN=0 defines GPT_NO_ONEDNN. It trains and runs on GPUs only.
@@ -122,12 +122,12 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
 
 // Measured on 2 cores of a Zen 4 (2026-11-22): 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by
 // oneDNN.
-constexpr int64_t few_rows = 4;  // less than that of ops.h, which is for GPUs
+constexpr int64_t dot_rows = 4;
 
 // Multiplies R rows of x by four rows of w at a time. The 4 R running sums stay in registers, and each weight is read
 // once for all rows.
 template <int R, class T>
-static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t IC, int64_t OC) {
+static void dots_forward(T* out, const T* x, const T* w, const T* b, int64_t IC, int64_t OC) {
     constexpr int64_t G = 4;
     parallel_ranges(ceil_div(OC, G), std::max<int64_t>(1, 16384 / (G * IC)), [=](int64_t begin, int64_t end) {
         for (int64_t o = begin * G; o < std::min(end * G, OC); o += G) {
@@ -151,12 +151,12 @@ static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t
 }
 
 template <class T>
-static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
+static bool dots_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     const auto run = [&](auto rows) {
-        few_rows_forward<decltype(rows)::value>(out.data<T>(), x.data<T>(), w.data<T>(), b.data_or_null<T>(), IC, OC);
+        dots_forward<decltype(rows)::value>(out.data<T>(), x.data<T>(), w.data<T>(), b.data_or_null<T>(), IC, OC);
     };
-    static_assert(few_rows == 4, "one case per number of rows");
+    static_assert(dot_rows == 4, "one case per number of rows");
     switch (N) {
         case 1: run(std::integral_constant<int, 1>{}); return true;
         case 2: run(std::integral_constant<int, 2>{}); return true;
@@ -170,7 +170,7 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
-    if (few_rows_forward<T>(out, x, w, b)) return;
+    if (dots_forward<T>(out, x, w, b)) return;
     multiply(product_for_out(x, w, b), out, x, w, b);
 }
 
@@ -178,7 +178,7 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
 // in fp32.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind) {
-    if (!pre && x.shape[0] > few_rows && kind == Gelu::tanh) {
+    if (!pre && x.shape[0] > dot_rows && kind == Gelu::tanh) {
         Product p = product_for_out(x, w, b);
         p.gelu    = kind;
         return multiply(p, act, x, w, b);

@@ -142,8 +142,8 @@ void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, vo
         x.N              = int(p.N);
         x.together       = blocks_together(way);
         x.work           = work_of(p, way);
-        launch_in_clusters(x.together, product_hopper_kernel<Tiling, across[0], across[1]>,
-                           {way.blocks, hopper_threads, Tiling::shared}, q, x);
+        launch(product_hopper_kernel<Tiling, across[0], across[1]>,
+               Grid(way.blocks, hopper_threads, Tiling::shared).in_clusters(x.together), q, x);
     });
 }
 

@@ -114,7 +114,8 @@ void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*=*/,              // (N,
                          Tensor x, Tensor w, Tensor b,                    // (N,IC) x, (OC,IC) x, (OC) x or null
                          Gelu kind, Stream s);
 // The two products of each half of a block, for generation. With few rows the time of a GPU goes into launches, so up to
-// few_rows rows take one kernel each. The bits are those of the separate ops, for any number of rows.
+// few_rows rows take one kernel each. The bits are those of the separate ops, with
+// matmul_gelu_forward() for gelu, for any number of rows.
 //   norm_matmul_forward    out = y wᵀ + b, or gelu of that, for y = layernorm(x). norm.out may or may not receive y.
 //   matmul_add_forward     out = residual + (x wᵀ + b), with the product rounded to x. out is not the residual.
 constexpr int64_t few_rows = 8;

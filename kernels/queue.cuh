@@ -37,9 +37,17 @@ struct Grid {
     int64_t shared;
     const char* file;
     int line;
+    int cluster = 1;  // the blocks of a cluster
     Grid(int64_t blocks, int threads, int64_t shared = 0, const char* file = __builtin_FILE(),
          int line = __builtin_LINE())
         : blocks(blocks), threads(threads), shared(shared), file(file), line(line) {}
+    // Every `of` blocks are a cluster: they run at the same time and can reach each other's shared memory (gpu.cuh).
+    // This takes a kernel that is compiled_for_hopper().
+    Grid in_clusters(int of) const {
+        Grid g    = *this;
+        g.cluster = of;
+        return g;
+    }
 };
 
 // Ids are checked on the GPU, before anything is read or written with them. The host learns of a bad id when it waits
@@ -163,56 +171,53 @@ class OpScope {
     Queue& queue_;
 };
 
+// Whether a kernel runs as code for compute capability 9.0 or later. The GPU may have that and the code not, where it
+// was compiled for older GPUs alone.
+template <class... P>
+bool compiled_for_hopper(void (*kernel)(P...), const Queue& q) {
+    cudaFuncAttributes compiled{};
+    if (q.limits.major >= 9) CUDA_RUN(cudaFuncGetAttributes(&compiled, kernel));
+    return compiled.ptxVersion >= 90;
+}
+
 template <class... P, class... A>
-void launch_with(cudaLaunchAttribute* attribute, void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+void launch_with(bool early, void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
     if (g.blocks == 0) return;
     if (g.blocks < 0 || g.blocks > INT32_MAX || g.shared > int64_t(q.limits.sharedMemPerBlockOptin))
         throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}",
                            q.op, g.blocks, g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
     if (g.shared > 40 << 10)  // more than 48 KB need this, and a kernel may have static ones too
         CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
-    if (attribute) {
-        cudaLaunchConfig_t config{};
-        config.gridDim          = {unsigned(g.blocks), 1, 1};
-        config.blockDim         = {unsigned(g.threads), 1, 1};
-        config.dynamicSmemBytes = size_t(g.shared);
-        config.stream           = q.stream;
-        config.attrs            = attribute;
-        config.numAttrs         = 1;
-        CUDA_RUN(cudaLaunchKernelEx(&config, kernel, P(args)...));
-    } else {
-        kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
-    }
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config{};
+    config.gridDim          = {unsigned(g.blocks), 1, 1};
+    config.blockDim         = {unsigned(g.threads), 1, 1};
+    config.dynamicSmemBytes = size_t(g.shared);
+    config.stream           = q.stream;
+    config.attrs            = attributes;
+    const auto add          = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+        cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+        attribute.id                   = id;
+        return attribute.val;
+    };
+    if (early) add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
+    if (g.cluster > 1) add(cudaLaunchAttributeClusterDimension).clusterDim = {unsigned(g.cluster), 1, 1};
+    CUDA_RUN(cudaLaunchKernelEx(&config, kernel, P(args)...));
     q.launched(g);
 }
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
-    launch_with(nullptr, kernel, g, q, args...);
-}
-
-// Launches a kernel in clusters of so many blocks, which run at the same time and can reach each other's shared memory.
-// It takes compute capability 9.0.
-template <class... P, class... A>
-void launch_in_clusters(int of_blocks, void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
-    cudaLaunchAttribute cluster;
-    cluster.id             = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {unsigned(of_blocks), 1, 1};
-    launch_with(of_blocks > 1 ? &cluster : nullptr, kernel, g, q, args...);
+    launch_with(false, kernel, g, q, args...);
 }
 
 // Launches a kernel that may begin before the kernel in front of it has ended, which CUDA calls programmatic dependent
 // launch. Its threads call wait_for_kernels() (gpu.cuh) before they read what a kernel in front of it in the same
 // recorded work writes, and before they write anything. What they load before that, such as weights, is on its way
-// while the other kernels still run. It takes compute capability 9.0, and code that was compiled for it, because other
-// code does not wait. Everywhere else, and in work that is not recorded, this is launch().
+// while the other kernels still run. It takes code for compute capability 9.0, because other code does not wait.
+// Everywhere else, and in work that is not recorded, this is launch().
 template <class... P, class... A>
 void launch_early(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
-    cudaFuncAttributes compiled{};
-    if (q.launches_early) CUDA_RUN(cudaFuncGetAttributes(&compiled, kernel));
-    cudaLaunchAttribute early;
-    early.id                                         = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    launch_with(compiled.ptxVersion >= 90 ? &early : nullptr, kernel, g, q, args...);
+    launch_with(q.launches_early && compiled_for_hopper(kernel, q), kernel, g, q, args...);
 }
 
 }  // namespace gpu

@@ -24,8 +24,8 @@ HD constexpr int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step
 
 // ---- dtypes ---------------------------------------------------------------------------------------------------------
 //
-// To add a dtype, add a row and a C++ type here, a load and a store in cpu.h and in gpu.cuh, and a case in product.h,
-// which holds the names of dtypes in oneDNN and cuBLASLt.
+// To add a dtype, add a row and a C++ type here, a load and a store in cpu.h and in gpu.cuh, a case in product.h, which
+// holds the names of dtypes in oneDNN and cuBLASLt, and one in collective.cu, which has those in NCCL.
 
 // The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even. A NaN
 // stays a NaN (quieted), so hostile values survive storage.

@@ -2,6 +2,7 @@
 # dist.sh - makes an archive of the programs and of all libraries that they need but glibc's; `make dist` calls it
 #   make dist            build-dist/gpt.cu-VERSION-linux-x86_64-cuda13.tar.gz, with a CUDA half, where there is nvcc
 #   make dist CUDA=0     build-dist/gpt.cu-VERSION-linux-x86_64.tar.gz, without one
+#   make dist ARCH='…'   with machine code for these GPUs, and PTX that later ones translate; as it is: 80 90, whatever GPU is here
 #
 # The archive with a CUDA half also has libexec/gpu_check.sh, with the tests and the bench that it runs on a GPU.
 # The kernels are in the archive once for each level of x86-64. NVIDIA's libraries are not: programs find those of the machine
@@ -19,7 +20,7 @@ make BUILD="$build" CUDA=0 NVCC= BUNDLE=1 "$build"/{train_gpt,infer_gpt,tokenize
 version=$("$build/train_gpt" --version | sed 's/.* of gpt.cu \([^,]*\),.*/\1/')
 name=gpt.cu-$version-linux-x86_64
 if [ "$cuda" != 0 ]; then
-    make BUILD="$build/cuda" BUNDLE=1 "$build"/cuda/glibc-hwcaps/x86-64-v{2,3,4}/libgpt_kernels.so
+    make BUILD="$build/cuda" BUNDLE=1 ARCH="${ARCH:-80 90}" "$build"/cuda/glibc-hwcaps/x86-64-v{2,3,4}/libgpt_kernels.so
     name+=-cuda$(ldd "$build/cuda/glibc-hwcaps/x86-64-v2/libgpt_kernels.so" | sed -n 's/.*libcudart\.so\.\([0-9]*\) .*/\1/p')
 fi
 stage=$build/$name

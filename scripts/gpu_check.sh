@@ -8,8 +8,9 @@
 #   … --to FOLDER                        where the report goes: docs/measured in a checkout, else beside libexec
 # In a checkout it builds first, which the minutes do not count. In the archive of `make dist`, where it is libexec/gpu_check.sh,
 # it needs no compiler and no network: only a driver, and NVIDIA's libraries from a toolkit or from PyTorch's packages.
-# The report is DATE-GPU.txt. A part whose tool is missing is skipped, and the report says why. The exit code is 0 when every
-# part that ran passed, 1 when one failed or ran out of time, and 2 without a GPU.
+# The report is DATE-GPU.txt, or DATE-GPU-2.txt where there is one already. A part whose tool is missing is skipped, and the
+# report says why. The exit code is 0 when every part that ran passed, 1 when one failed or ran out of time, and 2 without a GPU
+# that our programs can use.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 here=$(cd "$(dirname "$0")" && pwd)
@@ -54,7 +55,12 @@ else
     esac
 fi
 mkdir -p "$results" 2>/dev/null && [ -w "$results" ] || results=$(mktemp -d)
-report=$results/$(date -I)-$(tr -cs 'A-Za-z0-9\n' - <<<"$gpu" | sed 's/-*$//').txt
+name=$results/$(date -I)-$(tr -cs 'A-Za-z0-9\n' - <<<"$gpu" | sed 's/-*$//')
+report=$name.txt
+for ((n = 2; ; n++)); do
+    [ -e "$report" ] || break
+    report=$name-$n.txt
+done
 work=$(mktemp -d)
 export TMPDIR=$work  # ncu keeps a lock in the folder of temporary files, which another user may hold
 trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early must not remove it
@@ -124,7 +130,8 @@ compile() {
     make -j"$(nproc)" "$build"/{test_gpt,train_gpt,infer_gpt,tokenize,bench_ops} $([ -z "$emulated" ] || echo emulator) \
         >"$work/make" 2>&1 || { tail -30 "$work/make"; return 1; }
     "$build/train_gpt" --version
-    scripts/ptxas.sh --spills "$build"/kernels/*.ptxas && echo "no kernel spills"
+    scripts/ptxas.sh --spills "$build"/kernels/*.ptxas || return
+    echo "no kernel spills"
     # What the emulator counts for every op, for the part with ncu. The archive brings it along.
     [ "$emulated" ] || [ "$build/counts.json" -nt "$build/bench_ops" ] || {
         make -j"$(nproc)" emulator >"$work/make" 2>&1 &&
@@ -147,7 +154,7 @@ tests() {
 sanitize() {
     local tool code=0 pids=() tools=("$@")
     for tool in "${tools[@]}"; do
-        compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 60 \
+        compute-sanitizer --target-processes all --tool "$tool" --error-exitcode 9 --launch-timeout 60 \
             $([ "$tool" != memcheck ] || echo --report-api-errors no) \
             "$build/bench_ops" "${counted[@]}" --profiled "$work/$tool.json" >"$work/$tool.txt" 2>&1 &
         pids+=($!)
@@ -295,7 +302,7 @@ count() {
     # A GPU or an ncu that lacks one of the metrics refuses all, so that it is asked for fewer then.
     local metrics
     for metrics in "$ask$more" "$ask"; do
-        ncu --profile-from-start off --cache-control all --clock-control none --csv --page raw --print-units base \
+        ncu --target-processes all --profile-from-start off --cache-control all --clock-control none --csv --page raw --print-units base \
             --print-kernel-base demangled --metrics "$metrics" \
             "$build/bench_ops" "${counted[@]}" --profiled "$work/ops.json" >"$work/ncu.csv" 2>"$work/ncu.txt" || true
         ! grep -q '^"ID"' "$work/ncu.csv" || break
@@ -353,7 +360,7 @@ layernorm backward bf16|85|% of copy
 embedding forward bf16|85|% of copy
 embedding backward bf16|85|% of copy
 rope, a quarter of D bf16|85|% of copy
-squared_norm, 4M fp32|85|% of copy
+squared_norm, 124M fp32|85|% of copy
 kernels of ten with the emulator's counts|10|kernels
 END
 }
@@ -393,6 +400,9 @@ if [ ! "$archive" ]; then
     ((${#failed[@]} == 0)) || { verdict "the build failed, so nothing else was run"; exit 1; }
     limit=$((minutes * 60)) start=$SECONDS
 fi
+# With a driver that is too old, or without one of NVIDIA's libraries, each part would fail for the same reason.
+on "$build/bench_ops" --device cuda --only "no op" --profiled "$work/none" >"$work/out" 2>&1 || {
+    tee -a "$report" <"$work/out"; verdict "our programs cannot use this GPU, so nothing else was run"; exit 2; }
 
 small=(--dtype bf16 --batch 1 --context 8 --steps 4 --model nano --vocab 50304)
 gpt2=(--model gpt2 --dtype bf16 --context 1024 --steps 30)
@@ -452,7 +462,9 @@ else
             part "tests of the programs" 400 tests '[programs]'
         fi
     fi
-    if [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
+    # Of the GPUs that nvidia-smi lists, programs may see only some. A part of a GPU (MIG) is a line that begins otherwise.
+    visible=${CUDA_VISIBLE_DEVICES-$(nvidia-smi -L | grep -c '^GPU' | xargs seq -s ,)}
+    if [[ $visible == *,* ]]; then
         part "two GPUs by NCCL" 60 two
     else
         skip "two GPUs by NCCL" "there is one GPU"

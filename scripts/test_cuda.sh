@@ -24,7 +24,7 @@ if "$GPT_BUILD/train_gpt" --version | grep -q 'without oneDNN'; then
     exit
 fi
 which='[.emulated]'
-if ! ldd "$GPT_BUILD/test_gpt" | grep -q libnccl; then
+if ! "$GPT_BUILD/train_gpt" --version | grep -q NCCL; then
     which+='~[two]'
     echo "skipped: runs on two GPUs, because this build has no NCCL"
 fi

@@ -97,6 +97,26 @@ TEST_CASE("all devices choose the same ids, those of the definition", "[ops][cho
     CHECK(chosen.front() == chosen.back());
 }
 
+// On a GPU with clusters, a row gets 8 blocks or less, by the number of rows.
+TEST_CASE("a row's choice does not depend on the rows beside it", "[ops][choose]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const auto how  = GENERATE(Sampling{0, 0, 1}, Sampling{1, 0, 1}, Sampling{1, 0, 0.9f}, Sampling{1, 2500, 0.999f});
+    const int64_t N = GENERATE(16, 17, 33, 65), V = 3001, Vp = 3008;
+    CAPTURE(dev, how.temperature, how.top_k, how.top_p, N);
+    const Values kinds = hostile_rows(V, Vp);
+    Values rows;
+    while (int64_t(rows.size()) < N * Vp) rows.insert(rows.end(), kinds.begin(), kinds.end());
+    rows.resize(N * Vp);
+    const Buffer logits(dev, {N, Vp}, DType::BF16, rows), ids(dev, {N}, DType::I32),
+        drawn(dev, {N}, DType::I32, Kind::zeros), alone(dev, {N}, DType::I32),
+        drawn_alone(dev, {N}, DType::I32, Kind::zeros);
+    choose(ids, drawn, {}, logits, V, 0, how, dev->stream());
+    const auto row = [](const Buffer& b, int64_t n) { return Tensor(b).rows(n, 1); };
+    for (int64_t n = 0; n < N; n++)
+        choose(row(alone, n), row(drawn_alone, n), {}, row(logits, n), V, n, how, dev->stream());
+    CHECK(ids_of(ids) == ids_of(alone));
+}
+
 TEST_CASE("ids are chosen as often as softmax says", "[ops][choose]") {
     const auto dev = GENERATE(from_range(devices()));
     CAPTURE(dev);

@@ -213,3 +213,22 @@ TEST_CASE("what several processes cannot do is refused", "[.emulated][two]") {
     CHECK(plan.code == 0);  // it does not wait for rank 1
     CHECK(missing_words(plan.out, {"2 × 16 × 1 micro × 2 processes = 64 tokens a step"}) == "");
 }
+
+TEST_CASE("one GPU needs no NCCL, and several say that it is missing", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    // The emulator's libraries, with a file in the place of NCCL that is no library.
+    const std::string libraries = quoted(s / "libraries");
+    REQUIRE(shell(s, "mkdir " + libraries + " && ln -s \"$PWD\"/build/emulator/lib*.so* " + libraries +
+                         " && ln -sf /dev/null " + libraries + "/libnccl.so.2")
+                .code == 0);
+    const std::string words = of_two(s, "run", "--dtype fp32 --device cuda"),
+                      under = "EMU_LIBRARIES=" + libraries + " scripts/emulate --devices 2 ";
+    const Ran one           = run(s, "train_gpt", words, "", under);
+    CAPTURE(one.out, one.err);
+    CHECK(one.code == 0);
+    const Ran two = run(s, "train_gpt", words, "", "WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 " + under);
+    CAPTURE(two.err);
+    CHECK(two.code == 2);
+    CHECK_THAT(two.err, Catch::Contains("built without NCCL, or its libnccl.so.2 is not found here"));
+}

@@ -95,12 +95,15 @@ echo '"0","7","void gpu::add_kernel<(int)8, bf16>(T2 *)","1,500","1,010,000","0"
         write_text(s / path, "#!/bin/bash\n" + script);
         fs::permissions(s / path, fs::perms::owner_all);
     }
-    // Runs the script and returns what it prints, which the report has as well.
+    // Runs the script and returns what it prints.
+    Ran check_once(const std::string& words, const std::string& environment = "") const {
+        return shell(s, "BENCH_OPS=" + quoted(fs::absolute(build_folder()).string() + "/bench_ops") +
+                            " PATH=" + quoted(s / "tools") + ":$PATH LD_LIBRARY_PATH= " + environment + " " +
+                            quoted(s / "archive/libexec/gpu_check.sh") + " --to " + quoted(s / "out") + " " + words);
+    }
+    // The same, where the one report has all of it as well.
     Ran check(const std::string& words) const {
-        const Ran r = shell(s, "BENCH_OPS=" + quoted(fs::absolute(build_folder()).string() + "/bench_ops") +
-                                   " PATH=" + quoted(s / "tools") +
-                                   ":$PATH LD_LIBRARY_PATH= " + quoted(s / "archive/libexec/gpu_check.sh") + " --to " +
-                                   quoted(s / "out") + " " + words);
+        const Ran r = check_once(words);
         for (const auto& e : fs::directory_iterator(s / "out"))
             CHECK_THAT(r.out, Catch::Contains(read_text(e.path().string())));
         return r;
@@ -183,4 +186,24 @@ sleep 100 & wait; wait; sleep 100
     CAPTURE(slow.out);
     CHECK_THAT(slow.out, Catch::Contains("verdict: FAILED: it was stopped by a signal after "));
     CHECK(shell(machine.s, "grep -h verdict " + quoted(machine.s / "slow") + "/*").code == 0);
+}
+
+TEST_CASE("gpu_check.sh keeps earlier reports, and stops where programs cannot use the GPU", "[programs]") {
+    const FakeMachine machine;
+    CHECK(machine.check("--minutes 4").code == 0);
+    machine.program("archive/libexec/bench_ops", "echo 'error: the driver is too old' >&2; exit 2\n");
+    const Ran r = machine.check_once("--minutes 4");
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 2);
+    CHECK(missing_words(r.out, {"error: the driver is too old", "verdict: FAILED: our programs cannot use this GPU",
+                                "-2.txt"}) == "");
+    CHECK(shell(machine.s, "ls " + quoted(machine.s / "out") + " | wc -l").out == "2\n");
+
+    // Of two GPUs, programs may see one.
+    machine.program("tools/nvidia-smi", "[ \"$1\" = -L ] && printf 'GPU %s\\n' 0 1 || echo NVIDIA H100\n");
+    machine.program("archive/libexec/bench_ops", "");
+    const auto skipped = Catch::Contains("skipped: there is one GPU");
+    CHECK_THAT(machine.check_once("--minutes 4", "CUDA_VISIBLE_DEVICES=1").out, skipped);
+    CHECK_THAT(machine.check_once("--minutes 4", "CUDA_VISIBLE_DEVICES=1,0").out, !skipped);
+    CHECK_THAT(machine.check_once("--minutes 4", "env -u CUDA_VISIBLE_DEVICES").out, !skipped);
 }
