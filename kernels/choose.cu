@@ -133,8 +133,8 @@ namespace gpu {
 //       become 0, and all ids below are in the last part
 //   3   for each place: the ids of its part are collected in shared memory, and divided further like in a radix sort,
 //   by
-//       logits as integers and then by ids. If they are too many for it, each of these steps is a pass over the whole
-//       row
+//       logits as integers and then by ids. If a block has too many for it, each of these steps is a pass over the
+//       whole row
 //
 // Without top-p the choice is a place in the order of ids, which is found by the sums of ranges of ids.
 //
@@ -174,9 +174,8 @@ struct Member {
 
 struct ChoiceMemory {
     uint32_t low[choose_bins], high[choose_bins];  // the two halves of 64-bit sums
-    uint32_t own_counts[choose_bins];              // how many ids of this block's share each part has
-    uint32_t counts[choose_bins];                  // how many ids of the row
-    Member members[most_members];                  // those of this block's share
+    uint32_t counts[choose_bins];                  // how many ids of this block's share each part has
+    Member members[most_members];                  // those of one part
     uint64_t of_warp[choose_warps], of_range[choose_warps];
     uint64_t likeliest, least, left;  // what this block found, for the others
     uint64_t before;                  // the sum before what was found
@@ -346,12 +345,12 @@ struct Found {
     uint64_t key, before;
 };
 
-// Finds the key at which the sum of weight(key, logit) exceeds `target`, among those of one part, which has `count`
-// ids.
+// Finds the key at which the sum of weight(key, logit) exceeds `target`, among those of one part.
 template <int W, class T, class Weight>
-__device__ Found find_in_part(const Row<T>& row, const LogitOrder<T>& order, int part, uint32_t count, uint64_t target,
-                              Weight weight, ChoiceMemory& m) {
-    const bool fit         = count <= most_members;
+__device__ Found find_in_part(const Row<T>& row, const LogitOrder<T>& order, int part, uint64_t target, Weight weight,
+                              ChoiceMemory& m) {
+    bool fit = true;
+    for (int b = 0; b < cluster_blocks(); b++) fit &= of_block(&m, b)->counts[part] <= most_members;
     const auto each_member = [&](auto f) {
         for (int b = 0; fit && b < cluster_blocks(); b++) {
             const ChoiceMemory& other = *of_block(&m, b);
@@ -430,33 +429,31 @@ __device__ int32_t choose_row(const Row<T>& row, const Rule& rule, float u, Choi
     const auto weight_of = [&](float logit) {
         return in_units(portable_exp<uint32_t>((logit - best) / rule.temperature));
     };
-    uint64_t last_key    = UINT64_MAX;  // the key of the last id that may be chosen
-    const auto weight    = [&](uint64_t key, float logit) { return key <= last_key ? weight_of(logit) : 0; };
-    uint64_t weight_here = 0;  // the weights of this thread's part
+    uint64_t last_key   = UINT64_MAX;  // the key of the last id that may be chosen
+    const auto weight   = [&](uint64_t key, float logit) { return key <= last_key ? weight_of(logit) : 0; };
+    uint64_t count_here = 0, weight_here = 0;  // how many ids this thread's part has, and their weights
     if (rule.top_k < row.V || rule.top_p < 1) {
-        m.own_counts[threadIdx.x] = 0;
+        m.counts[threadIdx.x] = 0;
         clear_bins(m);
         each_own<W>(row, [&](int, float logit) {
             const int part = order.part(logit);
-            atomicAdd(&m.own_counts[part], 1);
+            atomicAdd(&m.counts[part], 1);
             if (rule.top_p == 1) return;
             if (const uint64_t w = weight_of(logit)) add_to_bin(m, part, w);
         });
         wait_for_cluster();
-        uint32_t count = 0;
         for (int b = 0; b < cluster_blocks(); b++) {
             const ChoiceMemory& other = *of_block(&m, b);
-            count += other.own_counts[threadIdx.x];
+            count_here += other.counts[threadIdx.x];
             weight_here += sum_in_bin(other);
         }
-        m.counts[threadIdx.x] = count;
     }
     // Three places in the order of logits: the last id of the top k, the last one of top-p, and the choice.
     enum { last_of_k, last_of_p, choice };
     uint64_t kept = 0;
     for (int what = rule.top_k < row.V ? last_of_k : last_of_p; rule.top_p < 1 || what == last_of_k; what++) {
         const Located part = locate(
-            what == last_of_k ? m.counts[threadIdx.x] : weight_here,
+            what == last_of_k ? count_here : weight_here,
             [&](uint64_t all) {
                 return what == last_of_k   ? uint64_t(rule.top_k - 1)
                        : what == last_of_p ? sum_to_keep(rule.top_p, all) - 1
@@ -464,7 +461,7 @@ __device__ int32_t choose_row(const Row<T>& row, const Rule& rule, float u, Choi
             },
             m);
         const Found found = find_in_part<W>(
-            row, order, part.thread, m.counts[part.thread], part.target - part.before,
+            row, order, part.thread, part.target - part.before,
             [&](uint64_t key, float logit) { return what == last_of_k ? 1 : weight(key, logit); }, m);
         const int id = order.id(found.key);
         if (what == choice) return id;
