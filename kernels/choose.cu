@@ -132,8 +132,7 @@ namespace gpu {
 //       A place in the order of logits is looked for in these sums first. Without top-k the range ends where weights
 //       become 0, and all ids below are in the last part
 //   3   for each place: the ids of its part are collected in shared memory, and divided further like in a radix sort,
-//   by
-//       logits as integers and then by ids. If a block has too many for it, each of these steps is a pass over the
+//       by logits as integers and then by ids. If a block has too many of them, each of these steps is a pass over the
 //       whole row
 //
 // Without top-p the choice is a place in the order of ids, which is found by the sums of ranges of ids.
