@@ -121,6 +121,15 @@ cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3
 
 }  // namespace
 
+std::ostream& operator<<(std::ostream& out, const LaunchAttributes& a) {
+    std::string all;
+    const auto add = [&](const std::string& one) { all += (all.empty() ? "" : ", ") + one; };
+    if (a.cooperative) add("cooperative");
+    if (a.overlaps) add("early");
+    if (a.cluster) add("cluster " + text(*a.cluster));
+    return out << '{' << all << '}';
+}
+
 void note_unchecked_launch(const std::string& site) {
     static const bool hooked = (at_exit(report_unchecked_launch), true);
     if (hooked) unchecked_site = site;
@@ -335,7 +344,8 @@ static cudaError_t launch_call(const char* name, void* caller, const void* funct
     launch_address = nullptr;
     return Call(name, address)
         .run([&] { return launch_on(stream, function, grid, block, args, shared, attributes); },
-             find_function(function) ? find_function(function)->name.c_str() : "?", grid, block, shared, stream);
+             find_function(function) ? find_function(function)->name.c_str() : "?", grid, block, shared, stream,
+             attributes);
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
                                cudaStream_t stream) {

@@ -61,6 +61,8 @@ struct LaunchAttributes {
     bool cooperative = false, overlaps = false;
     std::optional<dim3> cluster;  // cudaLaunchAttributeClusterDimension
 };
+// For --trace: {early, cluster 8 x 1 x 1}.
+std::ostream& operator<<(std::ostream& out, const LaunchAttributes& attributes);
 
 struct KernelLaunch {
     CUfunc_st* function = nullptr;
