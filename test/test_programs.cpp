@@ -457,8 +457,8 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
                quoted(s / folder);
     };
     refused(s, "train_gpt", into("odd"), {"--out", "odd/loss.png: this is a folder"});
-    refused(s, "train_gpt", into("text.bin"), {"--out", "text.bin: cannot make this folder"});
-    refused(s, "train_gpt", into("text.bin/x"), {"--out", "text.bin/x: cannot make this folder"});
+    refused(s, "train_gpt", into("text.bin"), {"--out", "text.bin: cannot make the folder text.bin"});
+    refused(s, "train_gpt", into("text.bin/x"), {"--out", "text.bin/x: cannot make the folder"});
     refused(s, "train_gpt",
             nano + " --steps 100 --context 16 --batch 2 --save-every 0 --out " + quoted(s / "bad") + " --train-data " +
                 quoted(s / "bad.bin"),
