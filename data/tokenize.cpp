@@ -130,6 +130,10 @@ static std::vector<Source> sources(const Options& o) {
         if (all.empty()) all.push_back({1, {}});
         for (std::string& file : files_of(word)) all[0].files.push_back(std::move(file));
     }
+    int64_t times = 0;
+    for (const Source& source : all) times += std::count(source.files.begin(), source.files.end(), "-");
+    CHECK(times <= 1, "{} names standard input {} times, as -, but it can be read only once",
+          o.mix.empty() ? "--input" : "--mix", times);
     return all;
 }
 
