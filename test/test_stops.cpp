@@ -1,4 +1,7 @@
 // test_stops.cpp - a run is stopped in every way, killed, short of disk, or diverges, and goes on
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include <csignal>
 #include <fstream>
 #include <random>
@@ -6,6 +9,7 @@
 #include <thread>
 
 #include "data/bpe_training.h"
+#include "gpt/log.h"
 #include "test/full_disk.h"
 #include "test/run_folder.h"
 #include "test/terminal.h"
@@ -91,6 +95,38 @@ TEST_CASE("Ctrl-C before the first step ends the program at once, with a word", 
         CHECK(exists(p / "run") == resume);
     }
     CHECK(p.checkpoints("run").size() == 2);
+}
+
+TEST_CASE("the log goes on after a disk was full for a moment", "[runs]") {
+    const Scratch s;
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    const int terminal = dup(2), file = open((s / "stderr").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(file, 2);
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    {
+        LogSettings settings;
+        settings.folder = s.path;
+        Log log(settings);
+        for (int i = 0; i < 100; i++) log.record({{"event", "step"}, {"step", i}});
+        rlimit full   = before;  // the limit stands for a full disk: a part of the next record fits, and no byte then
+        full.rlim_cur = fs::file_size(s / "log.jsonl") + 20;
+        setrlimit(RLIMIT_FSIZE, &full);
+        for (int i = 100; i < 103; i++) log.record({{"event", "step"}, {"step", i}});
+        setrlimit(RLIMIT_FSIZE, &before);
+        for (int i = 103; i < 200; i++) log.record({{"event", "step"}, {"step", i}});
+    }
+    dup2(terminal, 2);
+    close(terminal), close(file);
+    std::signal(SIGXFSZ, handler);
+    const auto steps = records(s.path, "step");
+    REQUIRE(steps.size() == 197);
+    CHECK(steps[99]["step"] == 99);
+    CHECK(steps[100]["step"] == 103);
+    const std::string said = read_text(s / "stderr");
+    CHECK(missing_words(said, {"log.jsonl: File too large", "log.jsonl goes on; 3 records could not be written"}) ==
+          "");
+    CHECK(std::count(said.begin(), said.end(), '\n') == 2);
 }
 
 TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[programs][runs]") {
