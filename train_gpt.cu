@@ -164,7 +164,7 @@ static int run(const Ranks& ranks, bool& meets, int argc, char** argv) {
     comm.fail_together("");                                 // another process may have failed
     comm.agree(run.facts());
     comm.join(run.device.stream());
-    const FolderLock lock = choose_folder(options, comm, run.checkpoint);
+    const auto lock = choose_folder(options, comm, run.checkpoint);
     comm.attempt([&] { refuse_too_large(run); });
     busy.next("measuring the rate of products");
     peak_flops(run.device, run.dtype);  // while there is room for it
@@ -186,6 +186,7 @@ static int run(const Ranks& ranks, bool& meets, int argc, char** argv) {
     const DType saved_dtype = first.state.weights_dtype;
     Saver saver(save_settings(run, log), model, *optimizer, saved_dtype, run.tokenizer_files, comm);
     Training training{run, model, *optimizer, saver, first.state, comm, log, make_preferences(run, model, comm)};
+    if (lock) lock->begin();
     train(training);
 
     // Close.

@@ -2,9 +2,11 @@
 #pragma once
 #include <list>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "data/chat_template.h"
+#include "data/lock_file.h"
 #include "data/tokenizer.h"
 
 // The text of a tokenizer.json that has the tokens of `form` too, with the ids behind all others.
@@ -45,20 +47,12 @@ class ChatTokenizer {
 
         CHECK(!fs::exists(jinja()) || overwrite, "--add-tokens {}: the {} in this folder would be removed; {}",
               folder.string(), jinja().filename().string(), remedy);
-        std::error_code error;
-        made_folder_ = fs::create_directories(folder, error);
-        CHECK(!error, "--add-tokens {}: cannot create this folder: {}", folder.string(), error.message());
         if (!map.empty()) add("special_tokens_map.json", map, overwrite);
         add("tokenizer_config.json", json_text(config, 2) + "\n", overwrite);
         add("tokenizer.json", text_, overwrite);
     }
     ChatTokenizer(const ChatTokenizer&)            = delete;
     ChatTokenizer& operator=(const ChatTokenizer&) = delete;
-    ~ChatTokenizer() {
-        files_.clear();
-        std::error_code not_empty;
-        if (made_folder_) fs::remove(folder_, not_empty);
-    }
 
     std::string file() const { return (folder_ / "tokenizer.json").string(); }
     Tokenizer tokenizer() const { return Tokenizer::load(text_, from_); }
@@ -79,6 +73,10 @@ class ChatTokenizer {
         CHECK(!is_there || is_same || overwrite, "--add-tokens {}: there is another {} in this folder; {}",
               folder_.string(), name, remedy);
         if (is_same) return;
+        if (!lock_) {
+            lock_.emplace("--add-tokens " + folder_.string(), (folder_ / "lock").string());
+            return add(name, text, overwrite);  // another process may have written it a moment ago
+        }
         files_.emplace_back(path.string());
         files_.back().write(text);
         files_.back().finish();
@@ -86,6 +84,6 @@ class ChatTokenizer {
 
     const fs::path folder_;
     const std::string text_, from_;
-    bool made_folder_ = false;
+    std::optional<LockFile> lock_;  // of the folder, while there is something to write
     std::list<OutputFile> files_;
 };

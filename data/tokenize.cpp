@@ -18,6 +18,7 @@
 #include "data/document_encoder.h"
 #include "data/documents.h"
 #include "data/in_order.h"
+#include "data/lock_file.h"
 #include "data/progress.h"
 #include "data/shard.h"
 #include "data/shard_writer.h"
@@ -122,12 +123,6 @@ static void list_options(Flags& f, Options& o) {
 
 // ---- what the modes share -------------------------------------------------------------------------------------------
 
-static void make_folder_of(const std::string& path) {
-    std::error_code error;
-    fs::create_directories(fs::absolute(path).parent_path(), error);
-    CHECK(!error, "--output {}: cannot create its folder: {}", path, error.message());
-}
-
 static std::vector<Source> sources(const Options& o) {
     std::vector<Source> all;
     for (const std::string& word : o.mix) all.push_back(weighted_source(word));
@@ -135,6 +130,10 @@ static std::vector<Source> sources(const Options& o) {
         if (all.empty()) all.push_back({1, {}});
         for (std::string& file : files_of(word)) all[0].files.push_back(std::move(file));
     }
+    int64_t times = 0;
+    for (const Source& source : all) times += std::count(source.files.begin(), source.files.end(), "-");
+    CHECK(times <= 1, "{} names standard input {} times, as -, but it can be read only once",
+          o.mix.empty() ? "--input" : "--mix", times);
     return all;
 }
 
@@ -224,6 +223,7 @@ class ShardMaker {
           form_(chat_form(options_)),
           tokenizer_(open_tokenizer()),
           documents_(open_documents()),
+          lock_(lock_output()),
           train_(writer(names_.train)),
           val_(writer(names_.val)) {
         try_file("--output", names_.summary);
@@ -299,9 +299,15 @@ class ShardMaker {
         return Documents(sources(o), o.read);
     }
 
+    // From here on no other process writes what --output names. One may have written it a moment ago.
+    LockFile lock_output() const {
+        LockFile lock("--output " + options_.output, options_.output + ".lock");
+        if (!options_.overwrite) names_.refuse_existing();
+        return lock;
+    }
+
     ShardWriter writer(const std::string& name) const {
         try_file("--output", name + "_000000.bin");
-        make_folder_of(options_.output);
         return ShardWriter(name, tokenizer_.vocab_size(), options_.shard_tokens, form_ != nullptr,
                            form_ ? options_.encode.eot_token : -1);
     }
@@ -411,6 +417,7 @@ class ShardMaker {
     const Tokenizer tokenizer_;
     std::optional<ChatTemplate> chat_;
     Documents documents_;
+    const LockFile lock_;
     ShardWriter train_, val_;
     ExampleCounts examples_;
     Skipped skipped_;
@@ -442,12 +449,17 @@ static std::string tokenizer_path(const std::string& output) {
 
 static void train_bpe(const Options& o) {
     BpeTraining::check_entries(o.train_bpe);  // before all of the input is read
-    const std::string path = tokenizer_path(o.output);
-    CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
-
+    const std::string path     = tokenizer_path(o.output);
+    const auto refuse_existing = [&] {
+        CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite",
+              path);
+    };
+    refuse_existing();
     ReadSettings read = o.read;
     read.last_cut     = unicode::last_split;
     Documents documents(sources(o), read);
+    const LockFile lock("--output " + o.output, path + ".lock");
+    refuse_existing();  // another process may have written it a moment ago
     try_file("--output", path);
     struct Counted {
         int64_t bytes, separators;
@@ -487,7 +499,6 @@ static void train_bpe(const Options& o) {
         if (entries % 64 == 0 && columns_of(2)) fmt::print(stderr, "\r{:>8} of {} entries ", entries, o.train_bpe);
     });
     progress.clear();
-    make_folder_of(path);
     write_file(path, file);
     fmt::print("{}: {} entries from {} in {} of text, {:.1f} s\n", path, o.train_bpe,
                count_of(int64_t(words.count().size()), "distinct word"), count_of(progress.bytes, "byte"),

@@ -5,6 +5,7 @@
 // step overwrites.
 #pragma once
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -185,18 +186,23 @@ class Log {
     }
     // Prints a line that is not an event.
     void say(const std::string& key, const std::string& text) { print("{:<8} {}\n", key, text); }
-    // Appends one line to log.jsonl. When that fails, it says so once, and the run goes on without the file.
+    // Appends one line to log.jsonl. When that fails, it says so once, and the run goes on. A line that was written in
+    // part is cut off again, and later records are tried, because space may come back.
     void record(nlohmann::ordered_json j) {
         if (file_ < 0) return;
         const std::chrono::duration<double, std::milli> now = std::chrono::system_clock::now().time_since_epoch();
         j["time"]                                           = std::round(now.count()) / 1e3;
-        const std::string line = j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-        if (::write(file_, line.data(), line.size()) == ssize_t(line.size())) return;
-        print_text(fmt::format("warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", set_.folder,
-                               os_error()),
-                   stderr);
-        close(file_);
-        file_ = -1;
+        const std::string why = append(j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+        const int64_t before  = std::exchange(missing_, why.empty() ? 0 : missing_ + 1);
+        const std::string log = set_.folder + "/log.jsonl";
+        if (before == 0 && missing_ > 0)
+            print_text(fmt::format("warning: cannot write {}: {}; the run goes on, and so does the log when it can be "
+                                   "written again\n",
+                                   log, why),
+                       stderr);
+        if (before > 0 && missing_ == 0)
+            print_text(fmt::format("warning: {} goes on; {} could not be written\n", log, count_of(before, "record")),
+                       stderr);
     }
 
   private:
@@ -205,6 +211,23 @@ class Log {
     static nlohmann::ordered_json number(float x) {
         if (!std::isfinite(x)) return fmt::format("{}", x);
         return std::stod(fmt::format("{}", x));
+    }
+    // Returns why the line could not be appended, or "".
+    std::string append(std::string_view line) {
+        struct stat s;
+        const bool known = fstat(file_, &s) == 0;
+        while (!line.empty()) {
+            const ssize_t n = ::write(file_, line.data(), line.size());  // fewer bytes when the disk becomes full
+            if (n < 0 && errno == EINTR) continue;
+            if (n > 0) {
+                line.remove_prefix(size_t(n));
+                continue;
+            }
+            const std::string why = n < 0 ? os_error() : "no byte was accepted";
+            if (known && ftruncate(file_, s.st_size) != 0) return why + ", and a part of the line stays: " + os_error();
+            return why;
+        }
+        return "";
     }
     template <class... Args>
     void print(fmt::string_view format, const Args&... args) {
@@ -237,6 +260,7 @@ class Log {
     LogSettings set_;
     bool terminal_, unfinished_line_ = false;  // a line that the next one overwrites
     int file_              = -1;
+    int64_t missing_       = 0;  // records in a row that could not be written, up to now
     double smooth_seconds_ = 0;  // the running mean of a step, for the time that is left
     std::vector<PlotPoint> train_, val_;
 };

@@ -324,6 +324,9 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
     if (!o.dry_run) refuse_world();
     CHECK(!o.optimizer.in_host_memory || machine() == Machine::cuda,
           "--offload optimizer is for a GPU: on a CPU the state is in the host's memory already");
+    CHECK(!o.graph || machine() == Machine::cuda, "--graph: a CUDA graph needs a GPU, and this device is {}",
+          device.name());
+    CHECK(!o.tune || machine() == Machine::cuda, "--tune is for GPUs: the products of a CPU have one algorithm");
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} already; more than that train it longer", o.steps, o.out,

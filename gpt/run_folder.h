@@ -1,41 +1,53 @@
 // run_folder.h - the folder of a run: which one it is, and run.json
 #pragma once
-#include <optional>
+#include <memory>
 #include <string>
-#include <utility>
 
 #include "gpt/comm.h"
 #include "gpt/folder_lock.h"
 #include "gpt/run.h"
 
-inline bool holds_run(const std::string& folder) {
-    return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
+// Says why a new run cannot have this folder, or "".
+inline std::string taken(const std::string& folder) {
+    if (holds_run(folder)) return "already holds a run: --resume continues it, another --out starts a new one";
+    for (const char* name : {"log.jsonl", "loss.png"})
+        if (const std::string path = folder + "/" + name; fs::exists(path) && !fs::is_directory(path))
+            return fmt::format("has a {} but no run; a new run would overwrite it, so choose another --out", name);
+    return "";
 }
 
 // Locks the folder of the run. A new run without --out takes the first free name, and one with --out is refused when
 // the folder holds a run already.
-inline FolderLock lock_folder(Options& o) {
-    const std::string base = "runs/" + run_name(o.model);
-    std::string free       = base;
-    for (int n = 2; o.out.is_auto() && holds_run(free); n++) free = fmt::format("{}-{}", base, n);
-    o.out.decide(free);
-    const auto refuse_run = [&] {
-        CHECK(o.resume || !holds_run(o.out),
-              "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
-    };
-    refuse_run();
-    FolderLock lock(o.out);
-    refuse_run();  // another process may have begun one a moment ago
-    for (const char* name : {"run.json", "log.jsonl", "loss.png"}) try_file("--out", std::string(o.out) + "/" + name);
-    return lock;
+inline std::unique_ptr<FolderLock> lock_folder(Options& o) {
+    const bool given       = !o.out.is_auto();
+    const std::string base = given ? std::string(o.out) : "runs/" + run_name(o.model);
+    for (int n = 1;; n++) {
+        const std::string folder = n == 1 ? base : fmt::format("{}-{}", base, n);
+        const auto is_taken      = [&] {
+            const std::string why = o.resume ? "" : taken(folder);
+            CHECK(!given || why.empty(), "--out {} {}", folder, why);
+            return !why.empty();
+        };
+        if (is_taken()) continue;
+        try {
+            auto lock = std::make_unique<FolderLock>(folder);
+            if (is_taken()) continue;  // another process may have begun a run a moment ago
+            o.out.decide(folder);
+            for (const char* name : {"run.json", "log.jsonl", "loss.png"}) try_file("--out", folder + "/" + name);
+            return lock;
+        } catch (const InUse&) {
+            if (given) throw;
+        }
+    }
 }
 
-// Rank 0 chooses the folder for all processes, and locks it. `checkpoint` is where a resumed run goes on.
-inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
-    std::optional<FolderLock> lock;
+// Rank 0 chooses the folder for all processes, and locks it; the others get null. `checkpoint` is where a resumed run
+// goes on.
+inline std::unique_ptr<FolderLock> choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
+    std::unique_ptr<FolderLock> lock;
     comm.attempt([&] {
         if (!comm.first()) return;
-        lock.emplace(lock_folder(o));
+        lock = lock_folder(o);
         remove_unfinished_saves(o.out.value_or("") + "/checkpoints");
         const auto steps         = checkpoints_of(o.out);
         const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
@@ -43,7 +55,7 @@ inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string&
               "--out {}: another process has just saved a checkpoint here; try again", o.out);
     });
     o.out = comm.share(o.out.value_or(""));
-    return lock ? std::move(*lock) : FolderLock();
+    return lock;
 }
 
 // Writes run.json. It says how to run the same again, and gets a record of each start.

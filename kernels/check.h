@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -109,9 +110,11 @@ inline int complain(const std::exception& e) {
 }
 
 // What main() does: runs the body, which returns the exit code, or prints its error. A standard stream that is closed
-// becomes /dev/null first. Else the next file that is opened would take its number, and messages would go into it.
+// becomes /dev/null first. Else the next file that is opened would take its number, and messages would go into it. A
+// write beyond the limit on the size of files (ulimit -f) fails like one on a full disk, and does not end the program.
 template <class Body>
 int run_main(Body body) try {
+    std::signal(SIGXFSZ, SIG_IGN);
     int file = open("/dev/null", O_RDWR);
     while (file >= 0 && file <= 2) file = open("/dev/null", O_RDWR);
     if (file >= 0) close(file);

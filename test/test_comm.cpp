@@ -290,7 +290,7 @@ TEST_CASE("a run is not resumed from a checkpoint after which another process ha
             Options o;
             o.resume = true, o.out = run;
             Comm comm(r, 7, 60);
-            const FolderLock lock = choose_folder(o, comm, checkpoint_path(run, step));
+            const auto lock = choose_folder(o, comm, checkpoint_path(run, step));
             return std::string("goes on");
         })[0];
     };

@@ -339,6 +339,36 @@ TEST_CASE("of processes that start on one folder at the same instant, one trains
     }
 }
 
+TEST_CASE("runs that start without --out at the same instant take a name each", "[programs][runs]") {
+    const Place p;
+    fs::create_directories(p / "runs/nano-2");
+    write_text(p / "runs/nano-2/log.jsonl", "mine");
+    const Ran r = shell(p, "cd " + quoted(p.path) + "; for i in 1 2 3 4; do (" + quoted(p.program) + tiny +
+                               "--steps 3 >/dev/null; echo code $?) & done; wait");
+    CAPTURE(r.out, r.err);
+    CHECK(r.out == "code 0\ncode 0\ncode 0\ncode 0\n");
+    for (const char* name : {"nano", "nano-3", "nano-4", "nano-5"})
+        CHECK(records(p / ("runs/" + std::string(name)), "step").size() == 3);
+    CHECK(read_text(p / "runs/nano-2/log.jsonl") == "mine");
+}
+
+TEST_CASE("a new run does not overwrite a log or a plot that something else has written", "[programs][runs]") {
+    const Place p;
+    for (const std::string name : {"log.jsonl", "loss.png"}) {
+        fs::create_directories(p / name);
+        write_text(p / (name + "/" + name), "mine");
+        const Ran r = p.train(tiny + "--steps 2 --out " + name);
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 2);
+        CHECK(missing_words(r.err, {"--out", "has a ", name.c_str(), "overwrite", "another --out"}) == "");
+        CHECK(read_text(p / (name + "/" + name)) == "mine");
+        CHECK(std::distance(fs::directory_iterator(p / name), {}) == 1);
+    }
+    fs::create_directories(p / "notes");
+    write_text(p / "notes/products.json.txt", "mine");
+    CHECK(p.train(tiny + "--steps 2 --out notes").code == 0);
+}
+
 TEST_CASE("the rate of a schedule that begins again", "[schedule]") {
     const auto kind = GENERATE(Schedule::Kind::cosine, Schedule::Kind::linear, Schedule::Kind::wsd);
     const Schedule first{kind, 1e-2f, 1e-3f, 4, 20};

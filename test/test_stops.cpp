@@ -1,4 +1,7 @@
 // test_stops.cpp - a run is stopped in every way, killed, short of disk, or diverges, and goes on
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include <csignal>
 #include <fstream>
 #include <random>
@@ -6,6 +9,8 @@
 #include <thread>
 
 #include "data/bpe_training.h"
+#include "gpt/log.h"
+#include "kernels/device.h"
 #include "test/full_disk.h"
 #include "test/run_folder.h"
 #include "test/terminal.h"
@@ -91,6 +96,83 @@ TEST_CASE("Ctrl-C before the first step ends the program at once, with a word", 
         CHECK(exists(p / "run") == resume);
     }
     CHECK(p.checkpoints("run").size() == 2);
+}
+
+TEST_CASE("a start that fails leaves nothing behind", "[programs][runs]") {
+    const Place p;
+    if (Device("auto").where() == Machine::cpu) {
+        const Ran graph = p.train(tiny + "--steps 2 --graph");
+        CAPTURE(graph.out, graph.err);
+        CHECK(graph.code == 2);
+        CHECK(missing_words(graph.err, {"--graph: a CUDA graph needs a GPU, and this device is"}) == "");
+        CHECK(!exists(p / "runs"));
+    }
+    // No file can have more than 0 bytes, so run.json cannot be written.
+    fs::create_directories(p / "own");
+    write_text(p / "own/notes.txt", "mine");
+    for (const std::string out : {"new/run", "own"}) {
+        const Ran r = shell(p, "cd " + quoted(p.path) + "; (bash -c 'ulimit -f 0; exec \"$0\" \"$@\"' " +
+                                   quoted(p.program) + tiny + "--steps 2 --out " + out + "; echo code $?) 2>&1 | cat");
+        CAPTURE(r.out);
+        CHECK(missing_words(r.out, {"cannot write", "run.json", "File too large", "code 1"}) == "");
+    }
+    CHECK(!exists(p / "new"));
+    CHECK(std::distance(fs::directory_iterator(p / "own"), {}) == 1);
+}
+
+TEST_CASE("a signal before the first step removes what a new run has written, and no later one does",
+          "[programs][runs]") {
+    const Place p;
+    int early = 0;
+    for (int i = 0; i < 12; i++) {
+        const int signal = i % 3 == 0 ? SIGTERM : i % 3 == 1 ? SIGINT : SIGHUP;
+        fs::remove_all(p / "new");
+        Terminal t("env --default-signal=HUP -C " + quoted(p.path) + " " + p.program + tiny +
+                   "--steps 1000000000 --warmup-steps 0 --save-every 0 --out new/run");
+        while (!exists(p / "new/run/lock")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        std::this_thread::sleep_for(std::chrono::milliseconds(2 + 12 * i));
+        t.send(signal);
+        const int code = t.end();
+        CAPTURE(i, code, t.shown());
+        CHECK((code == 0 || code == 128 + signal));
+        CHECK(exists(p / "new") == (code == 0));
+        CHECK(!exists(p / "new/run/lock"));
+        early += code != 0;
+        if (code == 0) CHECK(p.train(" --out new/run --resume --steps 1").code != 1);
+    }
+    CHECK(early > 0);
+}
+
+TEST_CASE("the log goes on after a disk was full for a moment", "[runs]") {
+    const Scratch s;
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    const int terminal = dup(2), file = open((s / "stderr").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(file, 2);
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    {
+        LogSettings settings;
+        settings.folder = s.path;
+        Log log(settings);
+        for (int i = 0; i < 100; i++) log.record({{"event", "step"}, {"step", i}});
+        rlimit full   = before;  // the limit stands for a full disk: a part of the next record fits, and no byte then
+        full.rlim_cur = fs::file_size(s / "log.jsonl") + 20;
+        setrlimit(RLIMIT_FSIZE, &full);
+        for (int i = 100; i < 103; i++) log.record({{"event", "step"}, {"step", i}});
+        setrlimit(RLIMIT_FSIZE, &before);
+        for (int i = 103; i < 200; i++) log.record({{"event", "step"}, {"step", i}});
+    }
+    dup2(terminal, 2);
+    close(terminal), close(file);
+    std::signal(SIGXFSZ, handler);
+    const auto steps = records(s.path, "step");
+    REQUIRE(steps.size() == 197);
+    CHECK(steps[99]["step"] == 99);
+    CHECK(steps[100]["step"] == 103);
+    const std::string said = read_text(s / "stderr");
+    CHECK(missing_words(said, {"log.jsonl: File too large", "log.jsonl goes on; 3 records could not be written"}) ==
+          "");
+    CHECK(std::count(said.begin(), said.end(), '\n') == 2);
 }
 
 TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[programs][runs]") {

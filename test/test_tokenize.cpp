@@ -2,6 +2,7 @@
 #include "test/tokenize.h"
 
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <random>
@@ -485,14 +486,14 @@ TEST_CASE("tokenize leaves nothing that looks complete when it is killed or the 
                  " 2>/dev/null; true")
                     .c_str()) == 0);
     CHECK(!left_in(s, "x").empty());
-    for (const std::string& name : left_in(s, "x")) CHECK(name.find(".tmp") != std::string::npos);
+    for (const std::string& name : left_in(s, "x")) CHECK((name == "x.lock" || name.find(".tmp") != std::string::npos));
     REQUIRE(tokenize(s, "--input " + quoted(s / "book.txt") + " --output " + quoted(s / "x")).code == 0);
     CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
 
     // A limit on the size of files has the effect of a full disk.
     const std::string before = read_text(s / "x_train_000000.bin");
     const Ran full = tokenize(s, "--overwrite --input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"), "",
-                              "bash -c 'trap \"\" XFSZ; ulimit -f 256; exec \"$0\" \"$@\"' ");
+                              "bash -c 'ulimit -f 256; exec \"$0\" \"$@\"' ");
     CHECK(full.code == 1);
     CHECK(says(full, {"x_train_000000.bin", "cannot write"}));
     CHECK(read_text(s / "x_train_000000.bin") == before);
@@ -512,6 +513,55 @@ TEST_CASE("tokenize leaves nothing that looks complete when it is killed or the 
     CHECK_REFUSED(files_matching(s / "x_train_*.bin"), "x_train_000002.bin.tmp");
     REQUIRE(tokenize(s, again + " --overwrite").code == 0);
     CHECK(left_in(s, "x") == whole);
+}
+
+TEST_CASE("a second tokenize to the same output is refused while the first works", "[programs][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string text;
+    for (int i = 0; i < 200; i++) text += story(i) + "\n<|endoftext|>\n";
+    write_text(s / "book.txt", text);
+    REQUIRE(mkfifo((s / "slow").c_str(), 0600) == 0);
+    const std::string of_book = "--overwrite --input " + quoted(s / "book.txt") + " ";
+    struct Way {
+        std::string words, output, lock;
+    };
+    const Way ways[] = {{"", "out/x", "out/x.lock"}, {"--train-bpe 270", "out/t.json", "out/t.json.lock"}};
+    for (const Way& way : ways) {
+        CAPTURE(way.output);
+        fs::remove_all(s / "out");
+        const std::string tokenizer = way.words.empty() ? "--tokenizer " + quoted(s / "tokenizer.json") + " " : "",
+                          output    = way.words + " --output " + quoted(s / way.output);
+        // The first reads from a pipe, into which something comes only when the second has ended.
+        const Ran r =
+            shell(s, build_folder() + "/tokenize " + tokenizer + "--input " + quoted(s / "slow") + " " + output +
+                         " & first=$!; exec 3>" + quoted(s / "slow") + "; n=0; until [ -e " + quoted(s / way.lock) +
+                         " ] || [ $((n += 1)) -gt 200 ]; do sleep 0.02; done; sleep 0.2; " + build_folder() +
+                         "/tokenize " + tokenizer + of_book + output + "; echo second $?; cat " +
+                         quoted(s / "book.txt") + " >&3; exec 3>&-; wait $first; echo first $?");
+        CHECK(says(r, {"second 2", "first 0", way.output + " is in use by process", " on "}));
+        CHECK(!exists(s / way.lock));
+    }
+    CHECK(fs::exists(s / "out/t.json"));
+
+    // Of several that start at the same moment one wins, and no shard is lost. Later ones find what it has written.
+    fs::remove_all(s / "out");
+    const std::string one = build_folder() + "/tokenize --tokenizer " + quoted(s / "tokenizer.json") + " --input " +
+                            quoted(s / "book.txt") + " --shard-tokens 1000 --output " + quoted(s / "out/x");
+    const Ran r = shell(s, "for i in 1 2 3 4; do (" + one + "; echo code $?) & done; wait");
+    CAPTURE(r.out, r.err);
+    CHECK(r.out.find("code 0") != r.out.npos);
+    CHECK(r.out.find("code 0") == r.out.rfind("code 0"));
+    CHECK(r.out.find("code 1") == r.out.npos);
+    const auto summary = json::parse(read_text(s / "out/x_summary.json"));
+    for (const std::string name : summary["shards"]) CHECK(exists(s / ("out/" + name)));
+    CHECK(size_t(std::distance(fs::directory_iterator(s / "out"), {})) == summary["shards"].size() + 1);
+
+    // Nobody works on these any more, and what fails leaves no folder.
+    CHECK(tokenize(s, of_book + "--output " + quoted(s / "out/x")).code == 0);
+    write_text(s / "empty.txt", "");
+    CHECK(tokenize(s, "--input " + quoted(s / "empty.txt") + " --output " + quoted(s / "new/deep/x")).code == 2);
+    CHECK(!exists(s / "new"));
 }
 
 TEST_CASE("data/fetch.sh prints the size, resumes where it stopped, and refuses a file that is not the right one",
@@ -671,6 +721,8 @@ TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and
     refused(input + "--eot-token ''", {"--eot-token '': expected"});
     refused(input + "--threads 5000", {"--threads 5000: expected auto, or 1 or more, at most 4096"});
     refused(input + "--train-bpe 300 --output " + quoted(s / "tok"), {"ends in .json", "with / behind"});
+    refused("--input - - --train-bpe 300 --output x.json", {"--input names standard input 2 times", "only once"});
+    refused("--mix 1:- 2:- --train-bpe 300 --output x.json", {"--mix names standard input 2 times", "only once"});
     refused("--input nosuch --train-bpe 256 --output x.json", {"257 entries or more, not 256"});  // before it reads
 
     // An output that cannot be written is found before the input is read, which is no UTF-8 here.
