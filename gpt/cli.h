@@ -123,6 +123,12 @@ class Flags {
         return all;
     }
 
+    // Whether the run.json of a run, which may be old, means `auto` by this text.
+    bool is_old_auto(const std::string& name, const std::string& text) const {
+        const Row* row = find(name);
+        return text.empty() || (row && text == row->old_auto);
+    }
+
     // Returns the command line that gives the same settings. It leaves out options that have their default value, and
     // the option `without`.
     std::string command(const std::string& without = "") const {
@@ -180,6 +186,7 @@ class Flags {
     struct Row {
         std::string group, name, form, help;         // form: what --help shows in place of the value
         std::string initial                   = "";  // the default, in words
+        std::string old_auto                  = "";
         Kind kind                             = Kind::one;
         CLI::Option* option                   = nullptr;
         std::function<std::string()> show     = nullptr;  // the value now, in words
@@ -199,12 +206,13 @@ class Flags {
     void add_row(const std::string& name, T& value, const std::string& form, const std::string& help,
                  const Allowed& allowed) {
         Row row{group_, name, form, help};
-        row.show    = [&value, allowed] { return option_value::show(value, allowed); };
-        row.set     = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
-        row.initial = row.show();
-        row.kind    = std::is_same_v<T, bool> && std::is_same_v<Allowed, Range> ? Kind::flag
-                      : std::is_same_v<T, Words>                                ? Kind::many
-                                                                                : Kind::one;
+        row.show     = [&value, allowed] { return option_value::show(value, allowed); };
+        row.set      = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
+        row.initial  = row.show();
+        row.old_auto = option_value::old_auto(value, allowed);
+        row.kind     = std::is_same_v<T, bool> && std::is_same_v<Allowed, Range> ? Kind::flag
+                       : std::is_same_v<T, Words>                                ? Kind::many
+                                                                                 : Kind::one;
         const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads the values, in our own way
         row.option      = app_.add_option(name, keep);
         if (row.kind == Kind::flag) row.option->expected(0, 1);

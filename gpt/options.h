@@ -304,7 +304,7 @@ inline void list_options(Flags& f, Options& o) {
 // Returns false after printing --help or --version.
 inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int world) {
     o.program                            = program_path(argv[0]);
-    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world, o.earlier);
+    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world, flags, o.earlier);
     std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;

@@ -194,10 +194,6 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
            said.form.is_auto()));
     CHECK(said.command == "./trainer");
-    // Older runs have auto in run.json as the number just below the range.
-    const Line old({"--steps", "0", "--warmup=-1", "--peak", "0"});
-    CHECK((old.steps.is_auto() && old.warmup.is_auto() && old.peak.is_auto() && old.out.is_auto()));
-    CHECK(old.command == "./trainer");
     const Line given({"--steps", "7", "--warmup", "0", "--peak", "0.5", "--out", "x", "--form", "linear"});
     CHECK(given.steps == 7);
     CHECK(given.warmup == 0);
@@ -216,6 +212,9 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
 
 TEST_CASE("the error about a number outside its range names the range", "[cli]") {
     CHECK_REFUSED(Line({"--steps", "-1"}), "--steps -1: expected auto, or 1 or more");
+    CHECK_REFUSED(Line({"--steps", "0"}), "--steps 0: expected auto, or 1 or more");
+    CHECK_REFUSED(Line({"--warmup=-1"}), "--warmup -1: expected auto, or 0 or more, less than 100");
+    CHECK_REFUSED(Line({"--peak", "0"}), "--peak 0: expected auto, or more than 0, at most 2");
     CHECK_REFUSED(Line({"--warmup", "100"}), "--warmup 100: expected auto, or 0 or more, less than 100");
     CHECK_REFUSED(Line({"--warmup", "-2"}), "--warmup -2: expected auto");
     CHECK_REFUSED(Line({"--peak", "-1"}), "--peak -1: expected auto, or more than 0, at most 2");
@@ -244,6 +243,12 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
         const char *option, *bad, *says;
     };
     const auto c = GENERATE(values<Case>({{"--batch", "-1", "1 or more, at most 1048576"},
+                                          {"--batch", "0", "1 or more"},
+                                          {"--steps", "0", "1 or more"},
+                                          {"--learning-rate", "0", "more than 0"},
+                                          {"--weight-decay", "-1", "0 or more"},
+                                          {"--dropout", "-1", "0 or more, less than 1"},
+                                          {"--threads", "0", "1 or more"},
                                           {"--batch", "2000000", "at most 1048576"},
                                           {"--context", "-1", "1 or more"},
                                           {"--accumulate", "-3", "1 or more"},
