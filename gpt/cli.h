@@ -3,7 +3,7 @@
 //   Flags f("train_gpt", "trains a GPT");
 //   f.group("batch");
 //   f.add("--batch", o.batch, at_least(1), "sequences per micro-batch; auto: 4");  // an Auto<int64_t>
-//   f.add("--eps", o.eps, at_least(0), "added to the root of the second moment");  // a float; its value is the default
+//   f.add("--eps", o.eps, more_than(0), "added to the root of the second moment"); // a float; its value is the default
 //   f.choose("--dtype", o.dtype, dtypes, "of weights and activations");            // one word of a table
 //   if (!f.parse(argc, argv)) return 0;                                            // --help or --version was printed
 //
@@ -43,7 +43,11 @@ class Flags {
 
     // backends: the libraries that --version lists after the compiler, such as "oneDNN 2.6.3, no CUDA".
     Flags(std::string program, std::string about, std::string backends = "")
-        : program_(std::move(program)), about_(std::move(about)), backends_(std::move(backends)), app_(about_) {
+        : program_(std::move(program)),
+          started_as_(program_),
+          about_(std::move(about)),
+          backends_(std::move(backends)),
+          app_(about_) {
         app_.set_help_flag();
         app_.allow_extras();
         app_.add_flag("-h,--help", help_);
@@ -95,6 +99,7 @@ class Flags {
 
     // Sets the values. Returns false after printing --help or --version. Throws InputError for whatever is wrong.
     bool parse(int argc, const char* const* argv) {
+        started_as_       = argv[0];
         const Words words = separate_values(argc, argv);
         refuse_missing_and_repeated(words);
         std::vector<const char*> pointers = {argv[0]};
@@ -129,10 +134,14 @@ class Flags {
         return text.empty() || (row && text == row->old_auto);
     }
 
-    // Returns the command line that gives the same settings. It leaves out options that have their default value, and
-    // the option `without`.
+    // Returns the command line that gives the same settings, with the program by the name or the path by which it was
+    // started. It leaves out options that have their default value, and the option `without`.
     std::string command(const std::string& without = "") const {
-        std::string line = "./" + program_;
+        return option_value::quoted(started_as_) + options(without);
+    }
+    // Returns the options of this command line, each with a space in front.
+    std::string options(const std::string& without = "") const {
+        std::string line;
         for (const Row& row : rows_) {
             const std::string now = row.show();
             if (now == row.initial || row.name == without) continue;
@@ -332,7 +341,7 @@ class Flags {
 #endif
     }
 
-    std::string program_, about_, backends_, group_ = "options";
+    std::string program_, started_as_, about_, backends_, group_ = "options";
     std::string help_;  // what follows --help=, or "true"
     bool version_ = false;
     CLI::App app_;

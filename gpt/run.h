@@ -195,7 +195,7 @@ inline Comm::Facts Run::facts() const {
     Comm::Facts all = {
         {"commit", GPT_COMMIT},
         {"build", flags.version()},
-        {"command", flags.command()},
+        {"command", flags.options()},
         {"model", fmt::format("{}, {} parameters", known_fields(config, dtype).dump(), count_params(config))},
         {"training data", train ? train->fingerprint() : ""},
         {"validation data", val ? val->fingerprint() : ""},

@@ -76,7 +76,7 @@ struct Line {
 }  // namespace
 
 TEST_CASE("options are read", "[cli]") {
-    CHECK(Line({}).command == "./trainer");
+    CHECK(Line({}).command == "trainer");
     const Line all({"--batch",         "010",     "--tokens=-5", "--seed",     "18446744073709551615",
                     "--learning-rate", "3e-4",    "--eps",       "0",          "--resume",
                     "--shuffle=false", "--dtype", "bf16",        "--schedule", "linear",
@@ -102,7 +102,7 @@ TEST_CASE("the command line that runs the same again", "[cli]") {
     const Line first({"--learning-rate", "0.1", "--prompt=--it's", "--input", "a b", "c", "--tokens", "-3", "--resume",
                       "--shuffle=false"});
     CHECK(first.command ==
-          "./trainer --tokens=-3 --learning-rate 0.1 --resume --shuffle=false --prompt='--it'\\''s' --input 'a b' c");
+          "trainer --tokens=-3 --learning-rate 0.1 --resume --shuffle=false --prompt='--it'\\''s' --input 'a b' c");
     const Line again({"--tokens=-3", "--learning-rate", "0.1", "--resume", "--shuffle=false", "--prompt=--it's",
                       "--input", "a b", "c"});
     CHECK(again.command == first.command);
@@ -193,13 +193,13 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     const Line said({"--steps", "auto", "--warmup=auto", "--peak", "auto", "--out", "auto", "--form", "auto"});
     CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
            said.form.is_auto()));
-    CHECK(said.command == "./trainer");
+    CHECK(said.command == "trainer");
     const Line given({"--steps", "7", "--warmup", "0", "--peak", "0.5", "--out", "x", "--form", "linear"});
     CHECK(given.steps == 7);
     CHECK(given.warmup == 0);
     CHECK(given.peak == 0.5f);
     CHECK(given.form == Curve::linear);
-    CHECK(given.command == "./trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
+    CHECK(given.command == "trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
 
     Auto<int64_t> steps;
     CHECK_THROWS_AS(int64_t(steps), CallError);

@@ -65,6 +65,25 @@ TEST_CASE("the command that a stopped run prints works as it stands, from any fo
     CHECK(records(p / "my data (1)/run '9", "step").size() == 2001);
 }
 
+TEST_CASE("the command of a run begins with the program as it was started", "[programs][runs]") {
+    const Place p;
+    fs::create_directories(p / "my bin");
+    fs::create_symlink(p.program, p / "my bin/train_gpt");
+    for (const char* program : {"train_gpt", "'my bin/train_gpt'", "./'my bin'/train_gpt"}) {
+        CAPTURE(program);
+        fs::remove_all(p / "run");
+        const auto here = [&](const std::string& line) {
+            return shell(p, "cd " + quoted(p.path) + " && PATH=\"$PWD/my bin:$PATH\" && " + line);
+        };
+        REQUIRE(here(program + tiny + "--steps 2 --out run").code == 0);
+        const std::string command = p.run_json("run")["command"], whole = losses(p / "run");
+        CHECK(command.find(program == std::string("train_gpt") ? "train_gpt --" : "my bin/train_gpt' --") <= 3);
+        fs::remove_all(p / "run");
+        REQUIRE(here(command).code == 0);
+        CHECK(losses(p / "run") == whole);
+    }
+}
+
 TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone",
           "[programs][runs]") {
     const Place p;
@@ -139,7 +158,7 @@ TEST_CASE("paths that are not UTF-8, or look like patterns, hold for a resume fr
     // The command that run.json holds works as it stands in bash, which knows the quotes of bytes.
     const std::string command = p.run_json(folder + "/run")["command"];
     fs::remove_all(out);
-    write_text(p / "again.sh", "cd / && " + quoted(fs::path(p.program).parent_path().string()) + command.substr(1));
+    write_text(p / "again.sh", "cd / && " + command);
     REQUIRE(shell(p, "bash " + quoted(p / "again.sh")).code == 0);
     CHECK(p.weights(folder + "/run") == whole);
 }
