@@ -244,8 +244,15 @@ const T& find_word(const std::string& name, const std::string& word, const Table
         if (row.first == word) return row.second;
     std::vector<std::string> words;
     for (const auto& row : table) words.push_back(row.first);
+    static const std::vector<std::pair<std::string, std::string>> elsewhere = {// words of other programs, and ours
+                                                                               {"gpu", "cuda"},
+                                                                               {"float32", "fp32"},
+                                                                               {"bfloat16", "bf16"}};
+    std::vector<std::string> nearest                                        = nearest_names(word, words);
+    for (const auto& [theirs, ours] : elsewhere)
+        if (word == theirs && std::count(words.begin(), words.end(), ours)) nearest = {ours};
     std::string near;
-    for (const std::string& n : nearest_names(word, words)) near += (near.empty() ? "; did you mean " : " or ") + n;
+    for (const std::string& n : nearest) near += (near.empty() ? "; did you mean " : " or ") + n;
     fail("{} {}: expected one of {}{}{}{}", name, shown(word), other, form_of(table), near, near.empty() ? "" : "?");
 }
 template <class T>

@@ -283,6 +283,8 @@ TEST_CASE("a word that an option does not have is refused with the nearest ones 
     CHECK_REFUSED(train_options({"--gpu=a100-41gb"}), "--gpu a100-41gb: expected one of auto|h100-80gb",
                   "; did you mean a100-40gb?");
     CHECK_REFUSED(train_options({"--gpu=a100"}), "; did you mean a100-80gb or a100-40gb?");
+    CHECK_REFUSED(train_options({"--device=gpu"}), "--device gpu: expected one of auto|cpu|cuda; did you mean cuda?");
+    CHECK_REFUSED(train_options({"--dtype=bfloat16"}), "; did you mean bf16?");
     CHECK_REFUSED(train_options({"--link=40Gb"}), "; did you mean 10Gb or 400Gb?");
     std::string other = "was accepted; did you mean";
     try {
