@@ -185,7 +185,7 @@ inline void list_optimizer(Flags& f, Options& o) {
     f.add("--beta2", o.beta2, at_least(0).below(1),
           "decay of adamw's second moment, the running mean of squared gradients; auto: that published for the preset, "
           "else 0.95");
-    f.add("--eps", o.optimizer.eps, at_least(0), "adamw's epsilon, added to the square root of the second moment");
+    f.add("--eps", o.optimizer.eps, more_than(0), "adamw's epsilon, added to the square root of the second moment");
     f.add("--clip", o.optimizer.clip, at_least(0),
           "largest norm of the gradients, which are scaled down to it when they are larger; 0: no limit");
     f.add("--stochastic-rounding", o.optimizer.stochastic_rounding,

@@ -260,7 +260,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--weight-decay", "-0.5", "0 or more"},
                                           {"--beta1", "1", "0 or more, less than 1"},
                                           {"--beta2", "1", "0 or more, less than 1"},
-                                          {"--eps", "-1", "0 or more"},
+                                          {"--eps", "0", "more than 0"},
                                           {"--clip", "-1", "0 or more"},
                                           {"--dpo-beta", "0", "more than 0"},
                                           {"--max-skips", "-1", "0 or more"},
