@@ -56,8 +56,10 @@ inline std::string seen_from_here(const std::string& option, const std::string& 
     if (!(is_pattern || paths.count(option)) || !relative || folder.empty() || !fs::is_directory(folder, none) ||
         fs::equivalent(folder, ".", none))
         return value;
-    const fs::path from = is_pattern ? fs::path(without_wildcards(folder.string())) : folder;
-    return (from / value).lexically_normal().string();
+    const fs::path whole = (folder / value).lexically_normal(), home = whole.parent_path();
+    if (!is_pattern || fs::exists(whole, none)) return whole.string();
+    if (fs::is_directory(home, none)) return without_wildcards(home.string()) + "/" + whole.filename().string();
+    return (fs::path(without_wildcards(folder.string())) / value).lexically_normal().string();
 }
 
 // The words of a command line. With --resume, the options of the run in --out come first, except those that are given

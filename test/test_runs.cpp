@@ -84,6 +84,21 @@ TEST_CASE("the command of a run begins with the program as it was started", "[pr
     }
 }
 
+TEST_CASE("data is found by a name that looks like a pattern, here and by a resume from elsewhere",
+          "[programs][runs]") {
+    const Place p;
+    fs::create_directories(p / "[x]{a,b}");
+    fs::rename(p / "train.bin", p / "[x]{a,b}/train_[0].bin");
+    const std::string how = " --model nano --batch 3 --context 16 --threads 1 --eval-every 0 --steps 2 --out run ";
+    for (const char* data : {"[x]{a,b}/train_[0].bin", "[x]{a,b}/train_*.bin"}) {
+        fs::remove_all(p / "run");
+        const Ran r = p.train(how + "--train-data " + quoted(data));
+        CAPTURE(data, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(shell(p, "cd / && " + quoted(p.program) + " --resume --steps 3 --out " + quoted(p / "run")).code == 0);
+    }
+}
+
 TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone",
           "[programs][runs]") {
     const Place p;
