@@ -291,6 +291,7 @@ inline void list_options(Flags& f, Options& o) {
     f.apart({"--graph", "--sync"});
     f.apart({"--sequences", "--document-mask"});
     f.apart({"--tune", "--dry-run"});
+    f.apart({"--gpu"}, {"--device cpu"});
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
     f.only_with("--dpo-beta", {"--objective dpo"});
@@ -318,6 +319,16 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
           "--dropout: --objective dpo compares log-probabilities with those of its reference, which knows no dropout; "
           "leave --dropout out");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
+    const std::string run = o.out.value_or("");
+    CHECK(
+        !o.resume || fs::exists(run + "/run.json") || !fs::exists(run + "/checkpoints") ||
+            (o.earlier.gives("--model") && o.earlier.gives("--train-data")),
+        "--resume: {}/run.json is missing, which says with what options the run was started; give them all again, such "
+        "as --model and --train-data",
+        run);
+    for (const char* of_samples : {"--prompt", "--sample-tokens"})
+        CHECK(!o.earlier.gives(of_samples) || o.sample_every > 0, "{} has an effect only with --sample-every",
+              of_samples);
     o.optimizer.seed = o.seed;
     if (o.save_steps) o.steps_to_save = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
     std::sort(o.steps_to_save.begin(), o.steps_to_save.end());

@@ -377,6 +377,11 @@ inline void Run::go_on_with_schedule() {
     // A final rate that was not given again may be more than the new peak.
     if (now.changed && !o.earlier.gives("--final-learning-rate") && o.schedule.final_rate > o.schedule.peak())
         o.schedule.final_rate = o.final_learning_rate = o.schedule.peak();
+    CHECK(!o.earlier.gives("--final-learning-rate") || o.schedule.kind == Schedule::Kind::constant ||
+              o.schedule.final_rate <= o.schedule.peak(),
+          "--final-learning-rate {} is more than {}, from which the rate of the run in {} falls; --learning-rate gives "
+          "another peak",
+          o.schedule.final_rate, o.schedule.peak(), o.out);
     CHECK(saved.step == o.steps || o.schedule.peak() > 0,
           "--steps {}: the learning rate of the run in {} has fallen to 0, and steps at that rate change nothing; give "
           "--learning-rate the rate from which it should fall again",

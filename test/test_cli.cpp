@@ -293,6 +293,22 @@ TEST_CASE("a word that an option does not have is refused with the nearest ones 
     CHECK(other.find("did you mean") == std::string::npos);
 }
 
+TEST_CASE("train_gpt refuses options that contradict each other", "[cli]") {
+    CHECK_REFUSED(train_options({"--dry-run", "--gpu=h100-80gb", "--device=cpu"}), "--gpu and --device cpu");
+    CHECK_REFUSED(train_options({"--prompt=x"}), "--prompt has an effect only with --sample-every");
+    CHECK_REFUSED(train_options({"--sample-tokens=3", "--sample-every=0"}), "--sample-tokens", "--sample-every");
+    CHECK(train_options({"--prompt=x", "--sample-every=5"}).prompt == "x");
+    const auto rates = [](const std::vector<std::string>& words) {
+        Options o = train_options(words);
+        resolve(o, config_of(*find_preset("nano")), recipe_for(nullptr, false), 1);
+        return float(o.final_learning_rate);
+    };
+    CHECK_REFUSED(rates({"--final-learning-rate=0.1"}), "--final-learning-rate 0.1 is more than the peak",
+                  "--learning-rate 0.0006");
+    CHECK(rates({"--final-learning-rate=0.1", "--learning-rate=0.1"}) == 0.1f);
+    CHECK(rates({"--final-learning-rate=0.1", "--schedule=constant"}) == 0.1f);
+}
+
 TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]") {
     const Config c         = config_of(*find_preset("nano"));
     const auto decided_for = [&](const std::vector<std::string>& words) {

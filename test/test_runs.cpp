@@ -84,6 +84,20 @@ TEST_CASE("the command of a run begins with the program as it was started", "[pr
     }
 }
 
+TEST_CASE("a run whose run.json is gone needs its options again, and says so", "[programs][runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--steps 2 --learning-rate 1e-3 --out run").code == 0);
+    fs::remove(p / "run/run.json");
+    const Ran r = p.train(" --out run --resume --steps 3");
+    CHECK(r.code == 2);
+    CHECK(missing_words(r.err, {"--resume: run/run.json is missing", "--model and --train-data"}) == "");
+    CHECK(p.train(tiny + "--steps 3 --learning-rate 1e-3 --out run --resume").code == 0);
+    // Nor may the rate rise to a final one.
+    const Ran up = p.train(" --out run --resume --steps 5 --final-learning-rate 0.1");
+    CHECK(up.code == 2);
+    CHECK(missing_words(up.err, {"--final-learning-rate 0.1 is more than", "--learning-rate"}) == "");
+}
+
 TEST_CASE("data is found by a name that looks like a pattern, here and by a resume from elsewhere",
           "[programs][runs]") {
     const Place p;
