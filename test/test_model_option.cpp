@@ -236,3 +236,16 @@ TEST_CASE("a model with rotary positions that was trained with a longer context 
         CHECK(says(out + "-short", field) == stated);
     }
 }
+
+TEST_CASE("shards whose tokenizer lies elsewhere are told of", "[programs]") {
+    const Scratch s;
+    write_shard(s / "set_train_000000.bin", 3000);
+    write_text(s / "set_summary.json", R"({"tokenizer": "else/where/tokenizer.json"})");
+    const std::string words = "--model nano --dry-run --context 16 --train-data " + quoted(s / "set_train_*.bin");
+    const Ran none          = run(s, "train_gpt", words);
+    CHECK(none.code == 0);
+    CHECK(missing_words(none.err, {"set_summary.json", "vocabulary of 257", "--tokenizer else/where/tokenizer.json"}) ==
+          "");
+    write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    CHECK(run(s, "train_gpt", words).err.find("else/where") == std::string::npos);
+}
