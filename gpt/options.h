@@ -123,8 +123,8 @@ inline void list_batch(Flags& f, Options& o) {
           "training data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
     f.add("--context", o.context, at_least(1).at_most(1 << 24),
-          "tokens per sequence; a model with random weights gets at least as many positions; auto: the context of the "
-          "model");
+          "tokens per sequence; a model with random weights or rotary positions gets at least as many positions; auto: "
+          "the context of the model");
     f.add("--accumulate", o.accumulate, at_least(1),
           "micro-batches per optimizer step; auto: 1, or without --batch enough for the preset's published tokens per "
           "step");
