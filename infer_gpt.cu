@@ -84,9 +84,12 @@ static void score(const Inference& i) {
     busy.end();
     double total = 0;
     for (float l : all) total -= l;
-    const int64_t predicted    = int64_t(all.size());
-    const double mean          = total / double(predicted);
-    const double bits_per_byte = is_text ? total / std::log(2.0) / double(text.size()) : 0;
+    const int64_t predicted = int64_t(all.size());
+    const double mean       = total / double(predicted);
+    // The first token is not predicted, so its bytes do not count.
+    int64_t bytes           = 0;
+    for (size_t t = 1; is_text && t < ids.size(); t++) bytes += int64_t(i.tokenizer->bytes_of(ids[t]).size());
+    const double bits_per_byte = bytes ? total / std::log(2.0) / double(bytes) : 0;
     if (i.options.json) {
         nlohmann::ordered_json j = {{"file", file},
                                     {"tokens", predicted},

@@ -129,7 +129,7 @@ inline std::string wide_encoding(std::string_view sample) {
     if (begins("\xff\xfe") || begins("\xfe\xff")) return "UTF-16";
     Utf8Check check;
     check.add(sample);
-    if (check.zeros == 0 && sample.size() < 32) return "";  // too little to tell
+    if (sample.size() < (check.zeros ? 8 : 32)) return "";  // too little to tell
     int64_t controls = 0;
     for (const char c : sample)
         controls += uint8_t(c) < ' ' && c != 0 && c != '\n' && c != '\r' && c != '\t' && c != '\f';

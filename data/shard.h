@@ -239,9 +239,19 @@ class Shard {
 // pattern matches one half, both or the prefix. Throws InputError if nothing matches or a shard is unfinished.
 inline std::vector<std::string> files_matching(const std::string& pattern) {
     CHECK(!pattern.empty(), "no data given: the file pattern is empty");
-    std::vector<std::string> files = glob_files(pattern);
-    if (files.empty()) files = glob_files(pattern + ".idx");
-    for (const std::string& unfinished : glob_files(pattern + ".tmp"))
+    // What stands there by the very name of a pattern is meant by it, be it the file or its folder.
+    const auto matches = [](const fs::path& name) {
+        std::error_code none;
+        const fs::path folder = name.parent_path();
+        if (fs::exists(name, none)) return std::vector<std::string>{name.string()};
+        std::vector<std::string> found = glob_files(name.string());
+        if (found.empty() && fs::is_directory(folder, none))
+            found = glob_files(without_wildcards(folder.string()) + "/" + name.filename().string());
+        return found;
+    };
+    std::vector<std::string> files = matches(pattern);
+    if (files.empty()) files = matches(pattern + ".idx");
+    for (const std::string& unfinished : matches(pattern + ".tmp"))
         fail(
             "{}: ./tokenize is still writing these shards, or was stopped before it wrote all of them\n    wait until "
             "it ends, or run it again; to train on what is there, delete the .tmp files",

@@ -14,7 +14,9 @@ class TextStream {
   public:
     // path: a file, or "-" for standard input. Throws InputError for an empty file, and for one that recognize() names.
     // keep_any_bytes: accepts bytes that are not UTF-8 in any number, and NUL bytes.
-    TextStream(const std::string& path, bool keep_any_bytes) : bytes_(path), keep_any_bytes_(keep_any_bytes) {
+    // for_tokenize: advice names the options of tokenize; other programs are given a file of text instead.
+    TextStream(const std::string& path, bool keep_any_bytes, bool for_tokenize = true)
+        : bytes_(path), keep_any_bytes_(keep_any_bytes), for_tokenize_(for_tokenize) {
         next_     = bytes_.next();
         is_whole_ = next_.size() < ByteStream::chunk;
         if (next_.substr(0, 3) == "\xef\xbb\xbf") {
@@ -22,7 +24,7 @@ class TextStream {
             had_mark_ = true;
         }
         const FileKind kind = recognize(next_, keep_any_bytes);
-        CHECK(kind.what.empty(), "{} is {}: {}", name(), kind.what, kind.advice);
+        CHECK(kind.what.empty(), "{} is {}: {}", name(), kind.what, way(kind.advice));
     }
 
     // The text that comes next, valid until the call of next(). Empty at the end.
@@ -43,10 +45,9 @@ class TextStream {
               checked_.zeros, count_of(checked_.bytes, "byte"), checked_.zeros == 1 ? "is" : "are", checked_.first,
               advice());
         CHECK(checked_.invalid * 1000 <= checked_.bytes,
-              "{}: {} of the first {} {} not UTF-8, the first at byte {}\n"
-              "    if this is Latin-1: iconv -f WINDOWS-1252 -t UTF-8 FILE | ./tokenize --input - …{}",
-              name(), checked_.invalid, count_of(checked_.bytes, "byte"), checked_.invalid == 1 ? "is" : "are",
-              checked_.first, advice());
+              "{}: {} of the first {} {} not UTF-8, the first at byte {}\n    if this is Latin-1: {}{}", name(),
+              checked_.invalid, count_of(checked_.bytes, "byte"), checked_.invalid == 1 ? "is" : "are", checked_.first,
+              way("iconv -f WINDOWS-1252 -t UTF-8 FILE | ./tokenize --input - …"), advice());
     }
 
     const std::string& name() const { return bytes_.name(); }
@@ -57,23 +58,31 @@ class TextStream {
     const Utf8Check& checked() const { return checked_; }
 
   private:
-    static const char* advice() {
-        return "\n    --on-error skip leaves the rest of the file out, --on-error keep takes its bytes as they are";
+    const char* advice() const {
+        return for_tokenize_ ? "\n    --on-error skip leaves the rest of the file out, --on-error keep takes its bytes "
+                               "as they are"
+                             : "";
+    }
+    // A way to the text of a file, which leads into tokenize by a pipe and into other programs by a file.
+    std::string way(std::string command) const {
+        if (const size_t pipe = command.find("| ./tokenize"); !for_tokenize_ && pipe != command.npos)
+            command.replace(pipe, command.npos, ">TEXT_FILE");
+        return command;
     }
 
     ByteStream bytes_;
     std::string_view next_;
     Utf8Check checked_;
-    bool keep_any_bytes_, had_mark_ = false, is_whole_ = false;
+    bool keep_any_bytes_, for_tokenize_, had_mark_ = false, is_whole_ = false;
 };
 
-// All of a file as text, decompressed. A byte-order mark is left out, and said. An empty file is an empty text.
-// Throws InputError for a file that is not text. keep_any_bytes: as for TextStream.
+// All of a file as text, decompressed, for other programs than tokenize. A byte-order mark is left out, and said. An
+// empty file is an empty text. Throws InputError for a file that is not text. keep_any_bytes: as for TextStream.
 inline std::string read_whole_text(const std::string& path, bool keep_any_bytes = false) {
     std::string text;
     std::error_code unknown;
     if (fs::is_regular_file(path, unknown) && fs::file_size(path, unknown) == 0) return text;
-    TextStream stream(path, keep_any_bytes);
+    TextStream stream(path, keep_any_bytes, false);
     if (stream.had_mark())
         fmt::print(stderr, "note: {}: the UTF-8 byte-order mark in front was left out\n", stream.name());
     for (std::string_view bytes = stream.next();; bytes = stream.next()) {

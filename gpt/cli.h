@@ -3,7 +3,7 @@
 //   Flags f("train_gpt", "trains a GPT");
 //   f.group("batch");
 //   f.add("--batch", o.batch, at_least(1), "sequences per micro-batch; auto: 4");  // an Auto<int64_t>
-//   f.add("--eps", o.eps, at_least(0), "added to the root of the second moment");  // a float; its value is the default
+//   f.add("--eps", o.eps, more_than(0), "added to the root of the second moment"); // a float; its value is the default
 //   f.choose("--dtype", o.dtype, dtypes, "of weights and activations");            // one word of a table
 //   if (!f.parse(argc, argv)) return 0;                                            // --help or --version was printed
 //
@@ -43,7 +43,11 @@ class Flags {
 
     // backends: the libraries that --version lists after the compiler, such as "oneDNN 2.6.3, no CUDA".
     Flags(std::string program, std::string about, std::string backends = "")
-        : program_(std::move(program)), about_(std::move(about)), backends_(std::move(backends)), app_(about_) {
+        : program_(std::move(program)),
+          started_as_(program_),
+          about_(std::move(about)),
+          backends_(std::move(backends)),
+          app_(about_) {
         app_.set_help_flag();
         app_.allow_extras();
         app_.add_flag("-h,--help", help_);
@@ -95,6 +99,7 @@ class Flags {
 
     // Sets the values. Returns false after printing --help or --version. Throws InputError for whatever is wrong.
     bool parse(int argc, const char* const* argv) {
+        started_as_       = argv[0];
         const Words words = separate_values(argc, argv);
         refuse_missing_and_repeated(words);
         std::vector<const char*> pointers = {argv[0]};
@@ -123,10 +128,20 @@ class Flags {
         return all;
     }
 
-    // Returns the command line that gives the same settings. It leaves out options that have their default value, and
-    // the option `without`.
+    // Whether the run.json of a run, which may be old, means `auto` by this text.
+    bool is_old_auto(const std::string& name, const std::string& text) const {
+        const Row* row = find(name);
+        return text.empty() || (row && text == row->old_auto);
+    }
+
+    // Returns the command line that gives the same settings, with the program by the name or the path by which it was
+    // started. It leaves out options that have their default value, and the option `without`.
     std::string command(const std::string& without = "") const {
-        std::string line = "./" + program_;
+        return option_value::quoted(started_as_) + options(without);
+    }
+    // Returns the options of this command line, each with a space in front.
+    std::string options(const std::string& without = "") const {
+        std::string line;
         for (const Row& row : rows_) {
             const std::string now = row.show();
             if (now == row.initial || row.name == without) continue;
@@ -180,6 +195,7 @@ class Flags {
     struct Row {
         std::string group, name, form, help;         // form: what --help shows in place of the value
         std::string initial                   = "";  // the default, in words
+        std::string old_auto                  = "";
         Kind kind                             = Kind::one;
         CLI::Option* option                   = nullptr;
         std::function<std::string()> show     = nullptr;  // the value now, in words
@@ -199,12 +215,13 @@ class Flags {
     void add_row(const std::string& name, T& value, const std::string& form, const std::string& help,
                  const Allowed& allowed) {
         Row row{group_, name, form, help};
-        row.show    = [&value, allowed] { return option_value::show(value, allowed); };
-        row.set     = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
-        row.initial = row.show();
-        row.kind    = std::is_same_v<T, bool> && std::is_same_v<Allowed, Range> ? Kind::flag
-                      : std::is_same_v<T, Words>                                ? Kind::many
-                                                                                : Kind::one;
+        row.show     = [&value, allowed] { return option_value::show(value, allowed); };
+        row.set      = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
+        row.initial  = row.show();
+        row.old_auto = option_value::old_auto(value, allowed);
+        row.kind     = std::is_same_v<T, bool> && std::is_same_v<Allowed, Range> ? Kind::flag
+                       : std::is_same_v<T, Words>                                ? Kind::many
+                                                                                 : Kind::one;
         const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads the values, in our own way
         row.option      = app_.add_option(name, keep);
         if (row.kind == Kind::flag) row.option->expected(0, 1);
@@ -324,7 +341,7 @@ class Flags {
 #endif
     }
 
-    std::string program_, about_, backends_, group_ = "options";
+    std::string program_, started_as_, about_, backends_, group_ = "options";
     std::string help_;  // what follows --help=, or "true"
     bool version_ = false;
     CLI::App app_;

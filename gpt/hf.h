@@ -87,6 +87,7 @@ inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     CHECK(fs::is_directory(folder),
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
     refuse_adapter(folder);
+    refuse_dangling(folder + "/config.json");
     CHECK(fs::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
     const Fields json(folder + "/config.json", Json::as_python);
     const std::string type = json.text("model_type", "(none)");

@@ -29,6 +29,7 @@ inline std::string model_folder(const std::string& name) {
         if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
         CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
         refuse_adapter(name);
+        refuse_dangling(name + "/config.json");
         refuse_gguf(path);
         fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
     }

@@ -123,8 +123,8 @@ inline void list_batch(Flags& f, Options& o) {
           "training data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
     f.add("--context", o.context, at_least(1).at_most(1 << 24),
-          "tokens per sequence; a model with random weights gets at least as many positions; auto: the context of the "
-          "model");
+          "tokens per sequence; a model with random weights or rotary positions gets at least as many positions; auto: "
+          "the context of the model");
     f.add("--accumulate", o.accumulate, at_least(1),
           "micro-batches per optimizer step; auto: 1, or without --batch enough for the preset's published tokens per "
           "step");
@@ -185,7 +185,7 @@ inline void list_optimizer(Flags& f, Options& o) {
     f.add("--beta2", o.beta2, at_least(0).below(1),
           "decay of adamw's second moment, the running mean of squared gradients; auto: that published for the preset, "
           "else 0.95");
-    f.add("--eps", o.optimizer.eps, at_least(0), "adamw's epsilon, added to the square root of the second moment");
+    f.add("--eps", o.optimizer.eps, more_than(0), "adamw's epsilon, added to the square root of the second moment");
     f.add("--clip", o.optimizer.clip, at_least(0),
           "largest norm of the gradients, which are scaled down to it when they are larger; 0: no limit");
     f.add("--stochastic-rounding", o.optimizer.stochastic_rounding,
@@ -291,6 +291,7 @@ inline void list_options(Flags& f, Options& o) {
     f.apart({"--graph", "--sync"});
     f.apart({"--sequences", "--document-mask"});
     f.apart({"--tune", "--dry-run"});
+    f.apart({"--gpu"}, {"--device cpu"});
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
     f.only_with("--dpo-beta", {"--objective dpo"});
@@ -304,7 +305,7 @@ inline void list_options(Flags& f, Options& o) {
 // Returns false after printing --help or --version.
 inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int world) {
     o.program                            = program_path(argv[0]);
-    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world, o.earlier);
+    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world, flags, o.earlier);
     std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
@@ -318,6 +319,16 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
           "--dropout: --objective dpo compares log-probabilities with those of its reference, which knows no dropout; "
           "leave --dropout out");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
+    const std::string run = o.out.value_or("");
+    CHECK(
+        !o.resume || fs::exists(run + "/run.json") || !fs::exists(run + "/checkpoints") ||
+            (o.earlier.gives("--model") && o.earlier.gives("--train-data")),
+        "--resume: {}/run.json is missing, which says with what options the run was started; give them all again, such "
+        "as --model and --train-data",
+        run);
+    for (const char* of_samples : {"--prompt", "--sample-tokens"})
+        CHECK(!o.earlier.gives(of_samples) || o.sample_every > 0, "{} has an effect only with --sample-every",
+              of_samples);
     o.optimizer.seed = o.seed;
     if (o.save_steps) o.steps_to_save = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
     std::sort(o.steps_to_save.begin(), o.steps_to_save.end());

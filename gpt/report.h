@@ -244,9 +244,9 @@ inline void report_start(Log& log, const Run& run, const FirstWeights& first, do
     if (run.preset && recipe.published_steps && recipe.tokens_per_step != run.tokens_per_step())
         say("", "{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
             grouped(recipe.tokens_per_step));
-    if (!run.config.learned_positions && o.context > run.config.context)
-        log.warn(step, fmt::format("--context {} is more than the {} that {} was made for", o.context,
-                                   run.config.context, run.config.name));
+    if (run.trained_weights && !run.config.learned_positions && o.context > run.made_for)
+        log.warn(step, fmt::format("--context {} is more than the {} that {} was made for; its checkpoints say {}",
+                                   o.context, run.made_for, run.config.name, run.config.context));
     log.record({{"event", "start"},
                 {"step", step},
                 {"command", run.flags.command()},

@@ -66,6 +66,9 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     // Six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05.
     const std::string last   = fmt::format("{:.6g}", double(o.learning_rate) * recipe.final_share);
     o.schedule.final_rate    = o.final_learning_rate.decide(std::strtof(last.c_str(), nullptr));
+    CHECK(o.resume || o.schedule.kind == Schedule::Kind::constant || o.schedule.final_rate <= o.schedule.learning_rate,
+          "--final-learning-rate {} is more than the peak, --learning-rate {}; the rate falls after its peak",
+          o.schedule.final_rate, o.schedule.learning_rate);
     o.optimizer.weight_decay = o.weight_decay.decide(recipe.weight_decay);
     o.optimizer.beta2        = o.beta2.decide(recipe.beta2);
 }

@@ -56,14 +56,16 @@ inline std::string seen_from_here(const std::string& option, const std::string& 
     if (!(is_pattern || paths.count(option)) || !relative || folder.empty() || !fs::is_directory(folder, none) ||
         fs::equivalent(folder, ".", none))
         return value;
-    const fs::path from = is_pattern ? fs::path(without_wildcards(folder.string())) : folder;
-    return (from / value).lexically_normal().string();
+    const fs::path whole = (folder / value).lexically_normal(), home = whole.parent_path();
+    if (!is_pattern || fs::exists(whole, none)) return whole.string();
+    if (fs::is_directory(home, none)) return without_wildcards(home.string()) + "/" + whole.filename().string();
+    return (fs::path(without_wildcards(folder.string())) / value).lexically_normal().string();
 }
 
 // The words of a command line. With --resume, the options of the run in --out come first, except those that are given
 // again. In another number of processes, a step keeps its number of tokens.
 inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args, int world,
-                                                     EarlierStarts& earlier) {
+                                                     const Flags& flags, EarlierStarts& earlier) {
     std::string out;
     std::set<std::string>& given = earlier.given;
     bool resume                  = false;
@@ -90,7 +92,7 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
     const std::string folder     = run.has("folder") ? text_in(run.raw("folder")) : "";
     const int64_t tokens         = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
     for (const auto& [name, json] : earlier.options.items()) {
-        if (given.count(name) || text_in(json).empty()) continue;  // '' is auto
+        if (given.count(name) || flags.is_old_auto(name, text_in(json))) continue;
         const std::string value = seen_from_here(name, text_in(json), folder);
         const bool accumulate   = name == "--accumulate";
         if (accumulate && given.count("--tokens-per-step")) continue;

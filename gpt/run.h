@@ -30,6 +30,7 @@ struct Run {
     const Preset* const preset;    // null for a model folder
     const std::string home;        // the folder that the model is read from; "" for a preset
     const bool trained_weights;    // the model folder has weights, from which training starts
+    int64_t made_for = 0;          // the context that the preset or the model folder states, before --context raises it
     Config config;
     Recipe recipe;
     const Device device;
@@ -121,7 +122,7 @@ struct Run {
     int64_t document_token() const { return data.separator >= 0 ? data.separator : config.eot; }
     std::string find_home() const;
     std::string tokenizer_file() const;
-    Config read_model() const;
+    Config read_model();
     void find_files();
     void read_tokenizer();
     void read_data_facts();
@@ -148,16 +149,22 @@ inline std::string Run::tokenizer_file() const {
 }
 
 // A model with random weights may have sizes of its own, and gets positions for the whole --context. A resumed run
-// keeps the number that it was started with.
-inline Config Run::read_model() const {
+// keeps the number that it was started with. Rotary positions do not end, so the model states the longest context that
+// it was trained with, which other programs make room for.
+inline Config Run::read_model() {
     const Busy busy("reading the model");
     const Sizes& sizes = options.sizes;
     CHECK(!trained_weights || !sizes.are_given() || !checkpoint.empty(),
           "--layers, --width, --heads and --vocab are for random weights, but {} has trained ones", options.model);
     Config c = preset ? config_of(*preset, sizes) : read_config(home, sizes);
     if (!preset) c.name = fs::path(options.model).lexically_normal().string();
-    const int64_t wanted = checkpoint.empty() ? options.context.value_or(0) : read_config(checkpoint).context;
-    if (!trained_weights) c.context = std::max(c.context, wanted);
+    const int64_t asked   = options.context.value_or(0),
+                  resumed = checkpoint.empty() ? 0 : read_config(checkpoint).context;
+    made_for              = c.context;
+    if (!c.learned_positions)
+        c.context = std::max({c.context, asked, resumed});
+    else if (!trained_weights)
+        c.context = std::max(c.context, resumed ? resumed : asked);
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
     // The rates that a model was trained with are written with it.
     const float rate = options.dropout.value_or(0);
@@ -195,7 +202,7 @@ inline Comm::Facts Run::facts() const {
     Comm::Facts all = {
         {"commit", GPT_COMMIT},
         {"build", flags.version()},
-        {"command", flags.command()},
+        {"command", flags.options()},
         {"model", fmt::format("{}, {} parameters", known_fields(config, dtype).dump(), count_params(config))},
         {"training data", train ? train->fingerprint() : ""},
         {"validation data", val ? val->fingerprint() : ""},
@@ -269,6 +276,14 @@ inline void Run::read_data_facts() {
             refuse_other_tokenizer(pattern);
             data.read(pattern);
         }
+    if (!tokenizer && !options.resume && !options.train_data.is_auto())
+        for (const std::string& path : summaries_of(options.train_data))
+            if (const std::string theirs = Fields(path).text("tokenizer", ""); !theirs.empty())
+                fmt::print(
+                    stderr,
+                    "warning: {}: the shards were made with {}, but this run has no tokenizer, so its vocabulary "
+                    "of {} may not suit them; --tokenizer {} gives it one\n",
+                    path, theirs, config.vocab, theirs);
     if (data.masked && document_token() >= 0) options.document_mask = true;
     CHECK(!is_dpo() || data.others.empty() || (data.masked && options.document_mask && options.trust_data),
           "{}: --objective dpo needs preferences, and this shard holds none; tokenize --chat-template makes them of "
@@ -354,7 +369,7 @@ inline void Run::refuse_other_run() const {
     const auto theirs = known_fields(read_config(checkpoint), DType::F32), ours = known_fields(config, DType::F32);
     for (const auto& [key, value] : theirs.items())
         CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
-                  key == "eos_token_id",
+                  key == "eos_token_id" || (key == family_of(config).context && !config.learned_positions),
               "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key,
               ours[key].dump(), value.dump());
     CHECK(saved.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, saved.seed);
@@ -380,6 +395,11 @@ inline void Run::go_on_with_schedule() {
     // A final rate that was not given again may be more than the new peak.
     if (now.changed && !o.earlier.gives("--final-learning-rate") && o.schedule.final_rate > o.schedule.peak())
         o.schedule.final_rate = o.final_learning_rate = o.schedule.peak();
+    CHECK(!o.earlier.gives("--final-learning-rate") || o.schedule.kind == Schedule::Kind::constant ||
+              o.schedule.final_rate <= o.schedule.peak(),
+          "--final-learning-rate {} is more than {}, from which the rate of the run in {} falls; --learning-rate gives "
+          "another peak",
+          o.schedule.final_rate, o.schedule.peak(), o.out);
     CHECK(saved.step == o.steps || o.schedule.peak() > 0,
           "--steps {}: the learning rate of the run in {} has fallen to 0, and steps at that rate change nothing; give "
           "--learning-rate the rate from which it should fall again",

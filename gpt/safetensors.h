@@ -122,6 +122,14 @@ inline bool is_torch_file(const std::filesystem::path& path) {
            path.filename().string().find("model") != std::string::npos;
 }
 
+// Refuses a link to a file that is not there, such as those of a folder that was copied out of the Hugging Face cache.
+inline void refuse_dangling(const std::string& path) {
+    std::error_code none;
+    if (std::filesystem::exists(path, none) || !std::filesystem::is_symlink(path, none)) return;
+    fail("{}: this is a link to {}, and there is no such file\n    cp -rL copies a folder with what its links lead to.",
+         path, std::filesystem::read_symlink(path, none).string());
+}
+
 // Returns the names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state
 // are left out.
 inline std::vector<std::string> weight_files(const std::string& folder) {
@@ -322,6 +330,7 @@ class SafetensorsReader {
             names.insert(name);
         }
         for (const std::string& name : names) {
+            refuse_dangling(path_ + "/" + name);
             CHECK(std::filesystem::exists(path_ + "/" + name),
                   "{}: it names {}, which is not in this folder; download that file as well", index, name);
             add_file(path_ + "/" + name);
@@ -332,6 +341,7 @@ class SafetensorsReader {
     }
 
     [[noreturn]] void refuse_folder() const {
+        for (const std::string& file : {single_in(path_), index_in(path_)}) refuse_dangling(file);
         const auto names = weight_files(path_);
         CHECK(!names.empty(), "{}: this folder holds neither model.safetensors nor model.safetensors.index.json",
               path_);

@@ -23,8 +23,7 @@ struct Range {
     Range at_most(double bound) const { return {low, bound, with_low, true}; }
     Range below(double bound) const { return {low, bound, with_low, false}; }
     bool holds(double x) const { return (with_low ? x >= low : x > low) && (with_high ? x <= high : x < high); }
-    // The number just below a range means `auto` too, because the run.json of old runs writes `auto` so.
-    bool means_auto(double x) const { return x == (with_low ? low - 1 : low); }
+    double just_below() const { return with_low ? low - 1 : low; }
     std::string words() const {
         const std::string from = with_low ? fmt::format("{} or more", low) : fmt::format("more than {}", low);
         if (high > std::numeric_limits<double>::max()) return from;
@@ -169,6 +168,17 @@ std::string show(const Auto<T>& value, const Table<T>& table) {
     return value.is_auto() ? "auto" : show(static_cast<const T&>(value), table);
 }
 
+// ---- old_auto: what the run.json of an old run holds for `auto`, which is the number just below the range, or ""
+
+template <class T, class Allowed>
+std::string old_auto(const T&, const Allowed&) {
+    return "";
+}
+template <class T>
+std::string old_auto(const Auto<T>&, const Range& range) {
+    return std::is_arithmetic<T>::value ? show(range.just_below()) : "";
+}
+
 // A word in an error: an empty one is shown as ''.
 inline std::string shown(const std::string& word) { return word.empty() ? "''" : word; }
 
@@ -225,7 +235,6 @@ void read(Auto<T>& value, const std::string& name, const Words& words, const Ran
     value = {};
     if (words[0] == "auto") return;
     const T parsed = read_number<T>(name, words[0], "auto, or ");
-    if (range.means_auto(double(parsed))) return;
     if (!range.holds(double(parsed))) fail("{} {}: expected auto, or {}", name, shown(words[0]), range.words());
     value = parsed;
 }
@@ -235,8 +244,15 @@ const T& find_word(const std::string& name, const std::string& word, const Table
         if (row.first == word) return row.second;
     std::vector<std::string> words;
     for (const auto& row : table) words.push_back(row.first);
+    static const std::vector<std::pair<std::string, std::string>> elsewhere = {// words of other programs, and ours
+                                                                               {"gpu", "cuda"},
+                                                                               {"float32", "fp32"},
+                                                                               {"bfloat16", "bf16"}};
+    std::vector<std::string> nearest                                        = nearest_names(word, words);
+    for (const auto& [theirs, ours] : elsewhere)
+        if (word == theirs && std::count(words.begin(), words.end(), ours)) nearest = {ours};
     std::string near;
-    for (const std::string& n : nearest_names(word, words)) near += (near.empty() ? "; did you mean " : " or ") + n;
+    for (const std::string& n : nearest) near += (near.empty() ? "; did you mean " : " or ") + n;
     fail("{} {}: expected one of {}{}{}{}", name, shown(word), other, form_of(table), near, near.empty() ? "" : "?");
 }
 template <class T>

@@ -76,7 +76,7 @@ struct Line {
 }  // namespace
 
 TEST_CASE("options are read", "[cli]") {
-    CHECK(Line({}).command == "./trainer");
+    CHECK(Line({}).command == "trainer");
     const Line all({"--batch",         "010",     "--tokens=-5", "--seed",     "18446744073709551615",
                     "--learning-rate", "3e-4",    "--eps",       "0",          "--resume",
                     "--shuffle=false", "--dtype", "bf16",        "--schedule", "linear",
@@ -102,7 +102,7 @@ TEST_CASE("the command line that runs the same again", "[cli]") {
     const Line first({"--learning-rate", "0.1", "--prompt=--it's", "--input", "a b", "c", "--tokens", "-3", "--resume",
                       "--shuffle=false"});
     CHECK(first.command ==
-          "./trainer --tokens=-3 --learning-rate 0.1 --resume --shuffle=false --prompt='--it'\\''s' --input 'a b' c");
+          "trainer --tokens=-3 --learning-rate 0.1 --resume --shuffle=false --prompt='--it'\\''s' --input 'a b' c");
     const Line again({"--tokens=-3", "--learning-rate", "0.1", "--resume", "--shuffle=false", "--prompt=--it's",
                       "--input", "a b", "c"});
     CHECK(again.command == first.command);
@@ -193,17 +193,13 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     const Line said({"--steps", "auto", "--warmup=auto", "--peak", "auto", "--out", "auto", "--form", "auto"});
     CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
            said.form.is_auto()));
-    CHECK(said.command == "./trainer");
-    // Older runs have auto in run.json as the number just below the range.
-    const Line old({"--steps", "0", "--warmup=-1", "--peak", "0"});
-    CHECK((old.steps.is_auto() && old.warmup.is_auto() && old.peak.is_auto() && old.out.is_auto()));
-    CHECK(old.command == "./trainer");
+    CHECK(said.command == "trainer");
     const Line given({"--steps", "7", "--warmup", "0", "--peak", "0.5", "--out", "x", "--form", "linear"});
     CHECK(given.steps == 7);
     CHECK(given.warmup == 0);
     CHECK(given.peak == 0.5f);
     CHECK(given.form == Curve::linear);
-    CHECK(given.command == "./trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
+    CHECK(given.command == "trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
 
     Auto<int64_t> steps;
     CHECK_THROWS_AS(int64_t(steps), CallError);
@@ -216,6 +212,9 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
 
 TEST_CASE("the error about a number outside its range names the range", "[cli]") {
     CHECK_REFUSED(Line({"--steps", "-1"}), "--steps -1: expected auto, or 1 or more");
+    CHECK_REFUSED(Line({"--steps", "0"}), "--steps 0: expected auto, or 1 or more");
+    CHECK_REFUSED(Line({"--warmup=-1"}), "--warmup -1: expected auto, or 0 or more, less than 100");
+    CHECK_REFUSED(Line({"--peak", "0"}), "--peak 0: expected auto, or more than 0, at most 2");
     CHECK_REFUSED(Line({"--warmup", "100"}), "--warmup 100: expected auto, or 0 or more, less than 100");
     CHECK_REFUSED(Line({"--warmup", "-2"}), "--warmup -2: expected auto");
     CHECK_REFUSED(Line({"--peak", "-1"}), "--peak -1: expected auto, or more than 0, at most 2");
@@ -244,6 +243,12 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
         const char *option, *bad, *says;
     };
     const auto c = GENERATE(values<Case>({{"--batch", "-1", "1 or more, at most 1048576"},
+                                          {"--batch", "0", "1 or more"},
+                                          {"--steps", "0", "1 or more"},
+                                          {"--learning-rate", "0", "more than 0"},
+                                          {"--weight-decay", "-1", "0 or more"},
+                                          {"--dropout", "-1", "0 or more, less than 1"},
+                                          {"--threads", "0", "1 or more"},
                                           {"--batch", "2000000", "at most 1048576"},
                                           {"--context", "-1", "1 or more"},
                                           {"--accumulate", "-3", "1 or more"},
@@ -255,7 +260,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--weight-decay", "-0.5", "0 or more"},
                                           {"--beta1", "1", "0 or more, less than 1"},
                                           {"--beta2", "1", "0 or more, less than 1"},
-                                          {"--eps", "-1", "0 or more"},
+                                          {"--eps", "0", "more than 0"},
                                           {"--clip", "-1", "0 or more"},
                                           {"--dpo-beta", "0", "more than 0"},
                                           {"--max-skips", "-1", "0 or more"},
@@ -278,12 +283,30 @@ TEST_CASE("a word that an option does not have is refused with the nearest ones 
     CHECK_REFUSED(train_options({"--gpu=a100-41gb"}), "--gpu a100-41gb: expected one of auto|h100-80gb",
                   "; did you mean a100-40gb?");
     CHECK_REFUSED(train_options({"--gpu=a100"}), "; did you mean a100-80gb or a100-40gb?");
+    CHECK_REFUSED(train_options({"--device=gpu"}), "--device gpu: expected one of auto|cpu|cuda; did you mean cuda?");
+    CHECK_REFUSED(train_options({"--dtype=bfloat16"}), "; did you mean bf16?");
     CHECK_REFUSED(train_options({"--link=40Gb"}), "; did you mean 10Gb or 400Gb?");
     std::string other = "was accepted; did you mean";
     try {
         train_options({"--gpu=mi300"});
     } catch (const InputError& e) { other = e.what(); }
     CHECK(other.find("did you mean") == std::string::npos);
+}
+
+TEST_CASE("train_gpt refuses options that contradict each other", "[cli]") {
+    CHECK_REFUSED(train_options({"--dry-run", "--gpu=h100-80gb", "--device=cpu"}), "--gpu and --device cpu");
+    CHECK_REFUSED(train_options({"--prompt=x"}), "--prompt has an effect only with --sample-every");
+    CHECK_REFUSED(train_options({"--sample-tokens=3", "--sample-every=0"}), "--sample-tokens", "--sample-every");
+    CHECK(train_options({"--prompt=x", "--sample-every=5"}).prompt == "x");
+    const auto rates = [](const std::vector<std::string>& words) {
+        Options o = train_options(words);
+        resolve(o, config_of(*find_preset("nano")), recipe_for(nullptr, false), 1);
+        return float(o.final_learning_rate);
+    };
+    CHECK_REFUSED(rates({"--final-learning-rate=0.1"}), "--final-learning-rate 0.1 is more than the peak",
+                  "--learning-rate 0.0006");
+    CHECK(rates({"--final-learning-rate=0.1", "--learning-rate=0.1"}) == 0.1f);
+    CHECK(rates({"--final-learning-rate=0.1", "--schedule=constant"}) == 0.1f);
 }
 
 TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]") {

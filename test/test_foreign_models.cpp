@@ -270,6 +270,30 @@ TEST_CASE("a file that Git LFS left as a pointer, and an index or a shard that i
     CHECK_REFUSED(read_config(s.path), "not valid JSON: parse error at line 1, column 15");
 }
 
+TEST_CASE("a link to a file that is not there is named as such", "[foreign]") {
+    const OneWordModel m(5);
+    const auto dangles = [&](const char* name) {
+        fs::remove(m.s / name);
+        fs::create_symlink("../../blobs/0a1b", m.s / name);
+    };
+    const auto refused = [&](const char* name) {
+        const std::string says = std::string(name) + ": this is a link to ../../blobs/0a1b, and there is no such file";
+        CHECK_REFUSED(SafetensorsReader{m.s.path}, says.c_str(), "cp -rL");
+    };
+    dangles("model.safetensors");
+    refused("model.safetensors");
+    CHECK(missing_words(m.infer().err, {"model.safetensors: this is a link to"}) == "");
+    fs::remove(m.s / "model.safetensors");
+    write_text(m.s / "model.safetensors.index.json", R"({"weight_map": {"a": "a.safetensors"}})");
+    dangles("a.safetensors");
+    refused("/a.safetensors");
+    dangles("model.safetensors.index.json");
+    refused("/model.safetensors.index.json");
+    dangles("config.json");
+    CHECK_REFUSED(read_config(m.s.path), "/config.json: this is a link to ../../blobs/0a1b", "cp -rL");
+    CHECK(missing_words(m.infer().err, {"config.json: this is a link to"}) == "");
+}
+
 TEST_CASE("folders of adapters and of quantized weights are refused as what they are", "[foreign]") {
     OneWordModel m(5);
     m.write("adapter_config.json", {{"peft_type", "LORA"}, {"base_model_name_or_path", "EleutherAI/pythia-14m"}});

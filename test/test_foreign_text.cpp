@@ -351,7 +351,15 @@ TEST_CASE("--score and --prompt-file take text alone, and ids for --score", "[da
             CHECK(says(infer("--prompt-file", utf16(text, big, mark), "--tokens 1"), {"t.txt", "UTF-16", "iconv"}));
         }
     CHECK(says(infer("--score", "%PDF-1.7 and so on"), {"t.txt", "PDF"}));
-    CHECK(says(infer("--prompt-file", "Gr\xfc\xdf dich", "--tokens 1"), {"t.txt", "not UTF-8"}));
+    CHECK(says(infer("--prompt-file", "Gr\xfc\xdf dich", "--tokens 1"),
+               {"t.txt", "not UTF-8", "iconv -f WINDOWS-1252 -t UTF-8 FILE >TEXT_FILE"}));
+    CHECK(says(infer("--prompt-file", std::string("a\0b", 3), "--tokens 1"), {"1 of the first 3 bytes is NUL"}));
+    for (const char* bytes : {"Gr\xfc\xdf dich", "BZh91AY&SY\x80\x90", "\xff\xfe\1\1"}) {
+        const Ran r = infer("--prompt-file", bytes, "--tokens 1");
+        CAPTURE(r.err);
+        CHECK(r.code == 2);
+        for (const char* of_tokenize : {"tokenize", "--on-error"}) CHECK(r.err.find(of_tokenize) == std::string::npos);
+    }
     const Ran plain = infer("--score", text), marked = infer("--score", "\xef\xbb\xbf" + text),
               packed = infer("--score", gzip(text));
     CHECK(plain.code == 0);

@@ -195,3 +195,57 @@ TEST_CASE("token shards beside a config.json are no weights, and PyTorch's files
     CHECK(missing_words(run(s, "infer_gpt", "--ids 1 --model " + quoted(s / "mix")).err, {"other.bin", "pickle"}) ==
           "");
 }
+
+TEST_CASE("a model with rotary positions that was trained with a longer context says so in its folder", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 3000, -1, 60);
+    const auto train = [&](const std::string& model, int context, const std::string& out) {
+        return run(s, "train_gpt",
+                   fmt::format("--batch 2 --steps 1 --dtype fp32 --context {} --model {} --train-data {} --out {}",
+                               context, quoted(model), quoted(s / "train.bin"), quoted(s / out)));
+    };
+    const auto says = [&](const std::string& out, const char* field) {
+        return nlohmann::json::parse(read_text(s / (out + "/checkpoints/latest/config.json")))[field];
+    };
+    for (const auto& [model, field] : {std::pair{"gptj", "n_positions"}, {"gpt_neox", "max_position_embeddings"}}) {
+        CAPTURE(model);
+        const std::string home = std::string("test/golden/") + model, out = model;
+        const int stated = nlohmann::json::parse(read_text(home + "/config.json"))[field];
+        const Ran longer = train(home, stated + 10, out);
+        CAPTURE(longer.err);
+        REQUIRE(longer.code == 0);
+        CHECK(missing_words(longer.out + longer.err, {fmt::format("is more than the {} that", stated).c_str(),
+                                                      fmt::format("its checkpoints say {}", stated + 10).c_str()}) ==
+              "");
+        CHECK(says(out, field) == stated + 10);
+        const Ran infer =
+            run(s, "infer_gpt",
+                "--ids 1,2,3 --tokens 2 --model " + quoted(s / out) + " --context " + std::to_string(stated + 10));
+        CHECK(infer.code == 0);
+        CHECK(infer.err.find("was trained with") == std::string::npos);
+        // A resume may raise it again, and a shorter context leaves it.
+        const std::string resume = "--resume --out " + quoted(s / out);
+        for (const auto& [context, then] : {std::pair{stated + 12, stated + 12}, {8, stated + 12}}) {
+            const int steps = context == 8 ? 3 : 2;
+            const Ran more  = run(s, "train_gpt", fmt::format("{} --steps {} --context {}", resume, steps, context));
+            CAPTURE(more.err);
+            CHECK(more.code == 0);
+            CHECK(says(out, field) == then);
+        }
+        REQUIRE(train(home, 8, out + "-short").code == 0);
+        CHECK(says(out + "-short", field) == stated);
+    }
+}
+
+TEST_CASE("shards whose tokenizer lies elsewhere are told of", "[programs]") {
+    const Scratch s;
+    write_shard(s / "set_train_000000.bin", 3000);
+    write_text(s / "set_summary.json", R"({"tokenizer": "else/where/tokenizer.json"})");
+    const std::string words = "--model nano --dry-run --context 16 --train-data " + quoted(s / "set_train_*.bin");
+    const Ran none          = run(s, "train_gpt", words);
+    CHECK(none.code == 0);
+    CHECK(missing_words(none.err, {"set_summary.json", "vocabulary of 257", "--tokenizer else/where/tokenizer.json"}) ==
+          "");
+    write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    CHECK(run(s, "train_gpt", words).err.find("else/where") == std::string::npos);
+}

@@ -491,6 +491,9 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "infer_gpt", model + " --ids 1 --temperature -1", {"--temperature"});
     refused(s, "infer_gpt", model + " --ids 1 --top-p 0", {"--top-p"});
     refused(s, "infer_gpt", model + " --samples 0 --ids 1", {"--samples"});
+    for (const char* option : {"--context 0", "--threads 0", "--stride 0"})
+        refused(s, "infer_gpt", model + " --score " + quoted(s / "train.bin") + " " + option,
+                {option, "expected auto, or 1 or more"});
     refused(s, "infer_gpt", model + " --score " + quoted(s / "none.bin"), {"none.bin"});
     refused(s, "infer_gpt", model + " --temprature 1", {"did you mean --temperature?"});
     fs::resize_file(s / "new/checkpoints/latest/model.safetensors", 5000);

@@ -334,6 +334,20 @@ TEST_CASE("a text with an id that the model lacks is refused before anything is 
     CHECK(!fs::exists(r.s / "new"));
 }
 
+TEST_CASE("bits per byte count the bytes of the tokens that are predicted", "[programs]") {
+    const SmallRun r;
+    const std::string text = "the bell rang\n";
+    write_text(r.s / "text.txt", text);
+    const Ran ran = r.infer("--json --score " + quoted(r.s / "text.txt"));
+    CAPTURE(ran.err);
+    REQUIRE(ran.code == 0);
+    const auto j       = nlohmann::json::parse(ran.out);
+    const size_t first = r.tokenizer().bytes_of(j["ids"][0].get<int32_t>()).size(), bytes = text.size() - first;
+    CHECK(first > 0);
+    CHECK(j["bits_per_byte"].get<double>() ==
+          Approx(-j["log_likelihood"].get<double>() / std::log(2.0) / double(bytes)));
+}
+
 TEST_CASE("--score reads a pipe and standard input whole", "[programs]") {
     const SmallRun r;
     std::string text;

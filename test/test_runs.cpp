@@ -65,6 +65,54 @@ TEST_CASE("the command that a stopped run prints works as it stands, from any fo
     CHECK(records(p / "my data (1)/run '9", "step").size() == 2001);
 }
 
+TEST_CASE("the command of a run begins with the program as it was started", "[programs][runs]") {
+    const Place p;
+    fs::create_directories(p / "my bin");
+    fs::create_symlink(p.program, p / "my bin/train_gpt");
+    for (const char* program : {"train_gpt", "'my bin/train_gpt'", "./'my bin'/train_gpt"}) {
+        CAPTURE(program);
+        fs::remove_all(p / "run");
+        const auto here = [&](const std::string& line) {
+            return shell(p, "cd " + quoted(p.path) + " && PATH=\"$PWD/my bin:$PATH\" && " + line);
+        };
+        REQUIRE(here(program + tiny + "--steps 2 --out run").code == 0);
+        const std::string command = p.run_json("run")["command"], whole = losses(p / "run");
+        CHECK(command.find(program == std::string("train_gpt") ? "train_gpt --" : "my bin/train_gpt' --") <= 3);
+        fs::remove_all(p / "run");
+        REQUIRE(here(command).code == 0);
+        CHECK(losses(p / "run") == whole);
+    }
+}
+
+TEST_CASE("a run whose run.json is gone needs its options again, and says so", "[programs][runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--steps 2 --learning-rate 1e-3 --out run").code == 0);
+    fs::remove(p / "run/run.json");
+    const Ran r = p.train(" --out run --resume --steps 3");
+    CHECK(r.code == 2);
+    CHECK(missing_words(r.err, {"--resume: run/run.json is missing", "--model and --train-data"}) == "");
+    CHECK(p.train(tiny + "--steps 3 --learning-rate 1e-3 --out run --resume").code == 0);
+    // Nor may the rate rise to a final one.
+    const Ran up = p.train(" --out run --resume --steps 5 --final-learning-rate 0.1");
+    CHECK(up.code == 2);
+    CHECK(missing_words(up.err, {"--final-learning-rate 0.1 is more than", "--learning-rate"}) == "");
+}
+
+TEST_CASE("data is found by a name that looks like a pattern, here and by a resume from elsewhere",
+          "[programs][runs]") {
+    const Place p;
+    fs::create_directories(p / "[x]{a,b}");
+    fs::rename(p / "train.bin", p / "[x]{a,b}/train_[0].bin");
+    const std::string how = " --model nano --batch 3 --context 16 --threads 1 --eval-every 0 --steps 2 --out run ";
+    for (const char* data : {"[x]{a,b}/train_[0].bin", "[x]{a,b}/train_*.bin"}) {
+        fs::remove_all(p / "run");
+        const Ran r = p.train(how + "--train-data " + quoted(data));
+        CAPTURE(data, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(shell(p, "cd / && " + quoted(p.program) + " --resume --steps 3 --out " + quoted(p / "run")).code == 0);
+    }
+}
+
 TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone",
           "[programs][runs]") {
     const Place p;
@@ -139,7 +187,7 @@ TEST_CASE("paths that are not UTF-8, or look like patterns, hold for a resume fr
     // The command that run.json holds works as it stands in bash, which knows the quotes of bytes.
     const std::string command = p.run_json(folder + "/run")["command"];
     fs::remove_all(out);
-    write_text(p / "again.sh", "cd / && " + quoted(fs::path(p.program).parent_path().string()) + command.substr(1));
+    write_text(p / "again.sh", "cd / && " + command);
     REQUIRE(shell(p, "bash " + quoted(p / "again.sh")).code == 0);
     CHECK(p.weights(folder + "/run") == whole);
 }

@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return expecting_errors([&] {
         if (chosen == 0) {
             EarlierStarts earlier;
-            with_resumed_options({"train_gpt", "--resume", "--out=" + folder.path}, 1, earlier);
+            const Flags flags("train_gpt", "trains");
+            with_resumed_options({"train_gpt", "--resume", "--out=" + folder.path}, 1, flags, earlier);
             schedule_at(7, earlier, {});
         } else if (chosen == 1) {
             read_state(folder.path);
