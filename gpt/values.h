@@ -244,12 +244,9 @@ const T& find_word(const std::string& name, const std::string& word, const Table
         if (row.first == word) return row.second;
     std::vector<std::string> words;
     for (const auto& row : table) words.push_back(row.first);
-    static const std::vector<std::pair<std::string, std::string>> elsewhere = {// words of other programs, and ours
-                                                                               {"gpu", "cuda"},
-                                                                               {"float32", "fp32"},
-                                                                               {"bfloat16", "bf16"}};
-    std::vector<std::string> nearest                                        = nearest_names(word, words);
-    for (const auto& [theirs, ours] : elsewhere)
+    std::vector<std::string> nearest = nearest_names(word, words);
+    // Words of other programs, and ours for them.
+    for (const auto& [theirs, ours] : {std::pair("gpu", "cuda"), {"float32", "fp32"}, {"bfloat16", "bf16"}})
         if (word == theirs && std::count(words.begin(), words.end(), ours)) nearest = {ours};
     std::string near;
     for (const std::string& n : nearest) near += (near.empty() ? "; did you mean " : " or ") + n;

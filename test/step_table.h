@@ -185,19 +185,23 @@ inline std::string step_table() {
 
 // ---- a token of generation ------------------------------------------------------------------------------------------
 
-// The choice of a token has one multiprocessor for each sequence, which is busy for at least the instructions of warps
-// that the emulator counted for 50257 logits in bf16 (bench_ops --only choose), four a cycle at 1.7 GHz.
-constexpr double greedy_choice = 20.0e3 / 4 / 1.7e9, choice_by_top_p = 178.5e3 / 4 / 1.7e9;
+// The instructions of warps that one block executes to choose a token among 50257 logits in bf16, as the emulator
+// counts them: for one sequence, which has 8 blocks (bench_ops --only choose), and for each of 64, which have 2.
+struct Choice {
+    double for_one, for_64;
+};
+constexpr Choice greedy_choice{8.0e3, 14.3e3}, choice_by_top_p{74.1e3, 112e3};
 
 // Predicts the seconds of a token of each of `sequences` sequences that have `past` tokens in the cache. hidden: the
 // seconds by which a kernel begins before the one in front of it has ended; the first kernel cannot.
 inline double seconds_of_token(const Config& c, int64_t sequences, int64_t past, double hidden,
-                               double choice = greedy_choice) {
-    constexpr double launch = 2.3e-6;  // of a kernel beside its bytes, measured on an H100
+                               const Choice& choice = greedy_choice) {
+    constexpr double launch = 2.3e-6;     // of a kernel beside its bytes, measured on an H100
+    constexpr double issues = 4 * 1.7e9;  // instructions a second of a multiprocessor, at most
     const double weights    = 2. * double(count_params(c) - c.context * c.width),
                  cache      = 2. * double(2 * c.layers * c.width * past * sequences),
                  logits     = 2. * double(2 * c.padded_vocab() * sequences);  // written and read
     const double kernels    = double((sequences <= few_rows ? 5 : 7) * c.layers + 4);
-    return (weights + cache + logits) / find_card("NVIDIA H100 80GB HBM3")->copy_rate + kernels * launch + choice -
-           (kernels - 1) * hidden;
+    return (weights + cache + logits) / find_card("NVIDIA H100 80GB HBM3")->copy_rate + kernels * launch +
+           (sequences < 64 ? choice.for_one : choice.for_64) / issues - (kernels - 1) * hidden;
 }
