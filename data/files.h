@@ -28,6 +28,14 @@ inline bool ends_with(std::string_view name, std::string_view end) {
     return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
 }
 
+// Refuses a link to a file that is not there, such as those of a folder that was copied out of the Hugging Face cache.
+inline void refuse_dangling(const std::string& path) {
+    std::error_code none;
+    if (fs::exists(path, none) || !fs::is_symlink(path, none)) return;
+    fail("{}: this is a link to {}, and there is no such file\n    cp -rL copies a folder with what its links lead to.",
+         path, fs::read_symlink(path, none).string());
+}
+
 // Drops the whole pages among these bytes of a mapped file from memory. Reading them again loads them again.
 inline void forget_pages(const std::byte* data, int64_t bytes) {
     const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), from = (uintptr_t(data) + page - 1) / page * page,

@@ -148,6 +148,7 @@ class TokenizerPair {
 
 // The path of a folder's tokenizer: its tokenizer.json, else the vocab.json beside a merges.txt, else "".
 inline std::string tokenizer_in(const fs::path& folder) {
+    refuse_dangling((folder / "tokenizer.json").string());
     if (fs::exists(folder / "tokenizer.json")) return (folder / "tokenizer.json").string();
     const bool pair = fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
     return pair ? (folder / "vocab.json").string() : "";

@@ -107,7 +107,8 @@ inline void list_model_and_data(Flags& f, Options& o) {
     f.add("--trust-data", o.trust_data,
           "train although the summary beside the token shards names another tokenizer than the model's");
     f.add("--out", o.out,
-          "folder of the run, for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that exists",
+          "folder of the run, for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that exists "
+          "or is in use",
           "DIR");
     f.add(
         "--resume", o.resume,

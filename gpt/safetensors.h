@@ -122,14 +122,6 @@ inline bool is_torch_file(const std::filesystem::path& path) {
            path.filename().string().find("model") != std::string::npos;
 }
 
-// Refuses a link to a file that is not there, such as those of a folder that was copied out of the Hugging Face cache.
-inline void refuse_dangling(const std::string& path) {
-    std::error_code none;
-    if (std::filesystem::exists(path, none) || !std::filesystem::is_symlink(path, none)) return;
-    fail("{}: this is a link to {}, and there is no such file\n    cp -rL copies a folder with what its links lead to.",
-         path, std::filesystem::read_symlink(path, none).string());
-}
-
 // Returns the names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state
 // are left out.
 inline std::vector<std::string> weight_files(const std::string& folder) {

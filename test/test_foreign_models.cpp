@@ -292,6 +292,8 @@ TEST_CASE("a link to a file that is not there is named as such", "[foreign]") {
     dangles("config.json");
     CHECK_REFUSED(read_config(m.s.path), "/config.json: this is a link to ../../blobs/0a1b", "cp -rL");
     CHECK(missing_words(m.infer().err, {"config.json: this is a link to"}) == "");
+    dangles("tokenizer.json");
+    CHECK_REFUSED(tokenizer_at(m.s.path), "/tokenizer.json: this is a link to ../../blobs/0a1b", "cp -rL");
 }
 
 TEST_CASE("folders of adapters and of quantized weights are refused as what they are", "[foreign]") {
