@@ -227,7 +227,10 @@ TEST_CASE("one GPU needs no NCCL, and several say that it is missing", "[.emulat
     const Ran one           = run(s, "train_gpt", words, "", under);
     CAPTURE(one.out, one.err);
     CHECK(one.code == 0);
-    const Ran two = run(s, "train_gpt", words, "", "WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 " + under);
+    // A port of its own, because processes of other tests look for each other at the usual one.
+    const Ran two =
+        run(s, "train_gpt", words, "",
+            fmt::format("WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 MASTER_PORT={} {}", 20000 + getpid() % 20000, under));
     CAPTURE(two.err);
     CHECK(two.code == 2);
     CHECK_THAT(two.err, Catch::Contains("built without NCCL, or its libnccl.so.2 is not found here"));
