@@ -49,9 +49,12 @@ class LockFile {
         if (file_ >= 0) close(file_);
     }
 
+    // Whether other processes are kept off. They are not where the file system has no locks.
+    bool is_held() const { return file_ >= 0; }
     // Removes the file and the empty folders. A signal handler that ends the program may call this.
     void remove() const {
-        if (file_ >= 0) unlink(path_.c_str());
+        if (!is_held()) return;
+        unlink(path_.c_str());
         for (const std::string& folder : made_) rmdir(folder.c_str());  // fails when there is anything in it
     }
 
@@ -68,10 +71,20 @@ class LockFile {
             CHECK(!error, "{}: cannot make the folder {}: {}", what, fs::path(path_).parent_path().string(),
                   error.message());
             made_.insert(made_.end(), made.begin(), made.end());
-            file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+            file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
             if (file_ >= 0 || errno != ENOENT) break;
         }
-        CHECK(file_ >= 0, "{}: cannot create {}: {}", what, path_, os_error());
+        CHECK(file_ >= 0, "{}: cannot create {}: {}", what, path_,
+              errno == ELOOP ? "there is a link of this name" : os_error());
+        // A lock says "process …", or nothing yet. Any other file of this name belongs to something else.
+        char begin[8] = "";
+        struct stat s;
+        const bool regular = fstat(file_, &s) == 0 && S_ISREG(s.st_mode);
+        const auto bytes   = pread(file_, begin, sizeof begin, 0);
+        if (regular && (bytes == 0 || std::memcmp(begin, "process ", sizeof begin) == 0)) return;
+        close(std::exchange(file_, -1));
+        fail("{}: {} is the place of a lock, but this file was made by something else; move it, or write elsewhere",
+             what, path_);
     }
     bool removed() const {
         struct stat s;

@@ -19,10 +19,11 @@ class FolderLock {
   public:
     explicit FolderLock(const std::string& folder)
         : lock_("--out " + folder, folder + "/lock"), checkpoints_(folder + "/checkpoints") {
-        if (holds_run(folder)) return;
+        if (holds_run(folder) || !lock_.is_held()) return;
         for (const char* name : {"run.json", "log.jsonl", "loss.png", "products.json"})
             for (const char* ending : {".tmp", ""})
-                if (const std::string path = folder + "/" + name + ending; !fs::exists(path)) new_.push_back(path);
+                if (const std::string path = folder + "/" + name + ending; !fs::exists(fs::symlink_status(path)))
+                    new_.push_back(path);
         of_process_ = this;
     }
     FolderLock(const FolderLock&)            = delete;

@@ -328,8 +328,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
         "as --model and --train-data",
         run);
     for (const char* of_samples : {"--prompt", "--sample-tokens"})
-        CHECK(!o.earlier.gives(of_samples) || o.sample_every > 0, "{} has an effect only with --sample-every",
-              of_samples);
+        if (o.earlier.gives(of_samples) && o.sample_every == 0)
+            fmt::print(stderr, "warning: {} has an effect only with --sample-every\n", of_samples);
     o.optimizer.seed = o.seed;
     if (o.save_steps) o.steps_to_save = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
     std::sort(o.steps_to_save.begin(), o.steps_to_save.end());

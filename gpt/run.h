@@ -278,12 +278,12 @@ inline void Run::read_data_facts() {
         }
     if (!tokenizer && !options.resume && !options.train_data.is_auto())
         for (const std::string& path : summaries_of(options.train_data))
-            if (const std::string theirs = Fields(path).text("tokenizer", ""); !theirs.empty())
-                fmt::print(
-                    stderr,
-                    "warning: {}: the shards were made with {}, but this run has no tokenizer, so its vocabulary "
-                    "of {} may not suit them; --tokenizer {} gives it one\n",
-                    path, theirs, config.vocab, theirs);
+            if (const std::string theirs = Fields(path).text("tokenizer", "");
+                !theirs.empty() && !(fs::exists(theirs) && Tokenizer::load(theirs).vocab_size() == config.vocab))
+                fmt::print(stderr,
+                           "warning: {}: the shards were made with {}, but this run has no tokenizer, so its "
+                           "vocabulary of {} may not suit them; --tokenizer {} gives it one\n",
+                           path, theirs, config.vocab, theirs);
     if (data.masked && document_token() >= 0) options.document_mask = true;
     CHECK(!is_dpo() || data.others.empty() || (data.masked && options.document_mask && options.trust_data),
           "{}: --objective dpo needs preferences, and this shard holds none; tokenize --chat-template makes them of "

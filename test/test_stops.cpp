@@ -110,6 +110,7 @@ TEST_CASE("a start that fails leaves nothing behind", "[programs][runs]") {
     // No file can have more than 0 bytes, so run.json cannot be written.
     fs::create_directories(p / "own");
     write_text(p / "own/notes.txt", "mine");
+    fs::create_symlink("elsewhere.json", p / "own/products.json");
     for (const std::string out : {"new/run", "own"}) {
         const Ran r = shell(p, "cd " + quoted(p.path) + "; (bash -c 'ulimit -f 0; exec \"$0\" \"$@\"' " +
                                    quoted(p.program) + tiny + "--steps 2 --out " + out + "; echo code $?) 2>&1 | cat");
@@ -117,7 +118,7 @@ TEST_CASE("a start that fails leaves nothing behind", "[programs][runs]") {
         CHECK(missing_words(r.out, {"cannot write", "run.json", "File too large", "code 1"}) == "");
     }
     CHECK(!exists(p / "new"));
-    CHECK(std::distance(fs::directory_iterator(p / "own"), {}) == 1);
+    CHECK(std::distance(fs::directory_iterator(p / "own"), {}) == 2);
 }
 
 TEST_CASE("a signal before the first step removes what a new run has written, and no later one does",

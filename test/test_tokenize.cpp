@@ -544,6 +544,24 @@ TEST_CASE("a second tokenize to the same output is refused while the first works
     }
     CHECK(fs::exists(s / "out/t.json"));
 
+    // A file in the place of a lock that is none, or a link, stays as it is.
+    const auto refused = [&](const std::string& output) {
+        const Ran r =
+            run(s, "tokenize",
+                "--tokenizer " + quoted(s / "tokenizer.json") + " " + of_book + "--output " + quoted(s / output));
+        CAPTURE(r.err);
+        CHECK(r.code == 2);
+        return r.err;
+    };
+    write_text(s / "out/poetry.lock", "versions");
+    CHECK(missing_words(refused("out/poetry"), {"poetry.lock is the place of a lock", "made by something else"}) == "");
+    CHECK(read_text(s / "out/poetry.lock") == "versions");
+    write_text(s / "out/target", "text");
+    fs::create_symlink("target", s / "out/linked.lock");
+    CHECK(missing_words(refused("out/linked"), {"linked.lock: there is a link of this name"}) == "");
+    CHECK(read_text(s / "out/target") == "text");
+    CHECK(fs::is_symlink(s / "out/linked.lock"));
+
     // Of several that start at the same moment one wins, and no shard is lost. Later ones find what it has written.
     fs::remove_all(s / "out");
     const std::string one = build_folder() + "/tokenize --tokenizer " + quoted(s / "tokenizer.json") + " --input " +
