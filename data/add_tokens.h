@@ -84,6 +84,6 @@ class ChatTokenizer {
 
     const fs::path folder_;
     const std::string text_, from_;
-    std::optional<LockFile> lock_;  // of the folder, while there is something to write
+    std::optional<LockFile> lock_;  // is held from when there is something to write
     std::list<OutputFile> files_;
 };

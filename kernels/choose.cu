@@ -176,7 +176,7 @@ struct ChoiceMemory {
     uint32_t counts[choose_bins];                  // how many ids of this block's share each part has
     Member members[most_members];                  // those of one part
     uint64_t of_warp[choose_warps], of_range[choose_warps];
-    uint64_t likeliest, least, left;  // what this block found, for the others
+    uint64_t likeliest, least, left;  // hold what this block found, and the others read it
     uint64_t before;                  // the sum before what was found
     int found, members_here;
 };

@@ -196,7 +196,7 @@ constexpr Choice greedy_choice{8.0e3, 14.3e3}, choice_by_top_p{74.1e3, 112e3};
 // seconds by which a kernel begins before the one in front of it has ended; the first kernel cannot.
 inline double seconds_of_token(const Config& c, int64_t sequences, int64_t past, double hidden,
                                const Choice& choice = greedy_choice) {
-    constexpr double launch = 2.3e-6;     // of a kernel beside its bytes, measured on an H100
+    constexpr double launch = 2.3e-6;     // seconds that a kernel takes beside its bytes; an H100 measured them
     constexpr double issues = 4 * 1.7e9;  // instructions a second of a multiprocessor, at most
     const double weights    = 2. * double(count_params(c) - c.context * c.width),
                  cache      = 2. * double(2 * c.layers * c.width * past * sequences),
